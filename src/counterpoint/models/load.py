@@ -1,0 +1,43 @@
+"""Load a causal language model and its tokenizer from a folder or a hub id."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from counterpoint.types import CounterpointError
+
+FAMILIES = ("llama",)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model folder or id, with a pad token (the end-of-text token where it has none)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CounterpointError(f"{name}: no tokenizer could be loaded: {_first_line(error)}") from None
+    if tokenizer.eos_token_id is None:
+        raise CounterpointError(f"{name}: the tokenizer has no end-of-text token, so no response could end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The causal language model of a folder or id, in evaluation mode, or which family is supported."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type not in FAMILIES:
+            raise CounterpointError(
+                f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
+            )
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except (OSError, ValueError) as error:
+        where = "" if Path(name).is_dir() else " (there is no such folder; as a hub id it could not be fetched)"
+        raise CounterpointError(f"{name}: no model could be loaded{where}: {_first_line(error)}") from None
+    return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,120 @@
+"""The nouns of the package. Nothing here needs torch, so that importing it costs nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class CounterpointError(Exception):
+    """A mistake that its reader can mend: the message says what was found, what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+"""What a response answers: text that is continued as it stands, or messages that a chat template renders."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A response; `tokens` excludes the end-of-text token and any stop string is cut from `text`."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """On one dimension, `chosen` answers `prompt` better than `rejected`."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    dimension: str
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Something that a person may want more of; `request` is how one would ask for it in words."""
+
+    name: str
+    description: str = ""
+    request: str = ""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one person wants: relative non-negative weights per dimension, and how far from the base to go.
+
+    Build one with `counterpoint.profiles.parse_profile`, which checks names and numbers.
+    """
+
+    weights: Mapping[str, float]
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One adapter, and the dimension that it was trained for."""
+
+    name: str
+    dimension: str
+    trained_on: str = ""
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """How much of each expert: `w` sums to one in the order of `experts`, `strength` scales the step from the base."""
+
+    experts: tuple[str, ...]
+    w: tuple[float, ...]
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.experts) != len(self.w):
+            raise ValueError(f"{len(self.experts)} experts but {len(self.w)} weights")
+
+
+class RewardFn(Protocol):
+    """Scores responses on named dimensions: `scores_ND`, higher is better, `N` responses by `D` dimensions."""
+
+    @property
+    def dimensions(self) -> tuple[str, ...]: ...
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> "np.ndarray": ...
+
+
+class LanguageModel(Protocol):
+    """Rows of (context, gate) that grow by one token a step; a row is one expert's view of one request."""
+
+    @property
+    def vocabulary(self) -> int: ...
+
+    def join(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
+        """Append rows at the end. All of a context but its last token enters the cache."""
+        ...
+
+    def step(self, tokens_B: Sequence[int]) -> "Tensor":
+        """Feed one token to each live row and return next-token logits `[B, V]`."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop every live row but `rows`, which take the places 0, 1, ... in the order given."""
+        ...
+
+
+class Policy(Protocol):
+    """The face that evaluation and serving see: prompts and profiles in, completions out."""
+
+    def respond(self, prompts: Sequence[Prompt], profiles: Sequence[Profile]) -> list[Completion]: ...
