@@ -64,7 +64,8 @@ def hash_files(*paths: Path) -> str:
 
 def write_manifest(folder: Path, config: Any, inputs: Mapping[str, str], seed: int | None) -> None:
     """Write what a run can be re-created from: resolved config, input hashes, seed and code version."""
-    resolved = dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
+    is_instance = dataclasses.is_dataclass(config) and not isinstance(config, type)
+    resolved = dataclasses.asdict(config) if is_instance else config
     packages = {name: version(name) for name in ("counterpoint", "torch", "transformers", "peft", "trl")}
     text = {"config": resolved, "inputs": dict(inputs), "seed": seed, "versions": packages}
     write_text(folder / MANIFEST, json.dumps(text, indent=1, default=str) + "\n")

@@ -1,0 +1,41 @@
+"""Parameter space: one adapter whose delta is the weighted sum of the experts' deltas.
+
+    W = W0 + strength * sum_k w_k s_k B_k A_k        (Personalized Soups, arXiv 2310.11564 section 3.3; Rewarded Soups)
+
+Deltas are averaged, not factors: ranks are concatenated, A = [A_1; ...; A_K] and B = [c_1 B_1, ..., c_K B_K], which is
+exact. The published code averages A and B entry by entry, which is not the average of the updates.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from counterpoint.compose.plan import Plan, Row
+from counterpoint.models.adapter import LoraFactors
+from counterpoint.types import Weighting
+
+
+def coefficients(weighting: Weighting) -> dict[str, float]:
+    """What multiplies each expert's delta: strength * w_k."""
+    return {name: weighting.strength * w for name, w in zip(weighting.experts, weighting.w, strict=True)}
+
+
+def merge(experts: Mapping[str, LoraFactors], weighting: Weighting) -> LoraFactors:
+    """The merged adapter; per module its rank is the sum of the experts' ranks there."""
+    scale = coefficients(weighting)
+    modules = sorted({module for name in scale for module in experts[name].factors})
+    merged = {}
+    for module in modules:
+        pairs = [
+            (a, b * scale[name])
+            for name in scale
+            for a, b in [experts[name].factors.get(module, (None, None))]
+            if a is not None and b is not None
+        ]
+        merged[module] = (torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1))
+    return LoraFactors(merged)
+
+
+def plan(merged: str) -> Plan:
+    """One row through the adapter that was merged ahead under the name `merged`."""
+    return Plan((Row({merged: 1.0}),))

@@ -1,0 +1,103 @@
+"""From next-token log-probabilities to tokens: pure functions of tensors, one random number per request and token."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from counterpoint.types import CounterpointError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a response is drawn. `temperature=0` is greedy; `top_k=0`, `top_p=1` and `min_p=0` keep every token.
+
+    For a mixture they act on the mixture, not on its experts; only the repetition penalty acts on each expert's logits.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "temperature": (0 <= self.temperature < math.inf, "a number from 0"),
+            "top_k": (self.top_k >= 0, "a whole number from 0"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0"),
+            "max_tokens": (self.max_tokens >= 1, "a whole number from 1"),
+            "stop": (all(self.stop), "strings of one character or more"),
+        }
+        for field, (good, expected) in ranges.items():
+            if not good:
+                raise CounterpointError(f"{field} is {getattr(self, field)!r}; it must be {expected}")
+
+
+def noise(sampling: Sampling) -> list[float]:
+    """One uniform number per position, a function of (seed, position) alone."""
+    generator = torch.Generator().manual_seed(sampling.seed)
+    uniform: list[float] = torch.rand(sampling.max_tokens, generator=generator, dtype=torch.float64).tolist()
+    return uniform
+
+
+def penalise(logits_BV: Tensor, seen: Sequence[Sequence[int] | None], penalty_B: Sequence[float]) -> Tensor:
+    """Repetition penalty (CTRL, arXiv 1909.05858 section 4.1): seen logits are divided if positive, else multiplied."""
+    logits_BV = logits_BV.clone()
+    for row, tokens in enumerate(seen):
+        if tokens is not None:
+            index = torch.tensor(sorted(set(tokens)), device=logits_BV.device)
+            old = logits_BV[row, index]
+            logits_BV[row, index] = torch.where(old > 0, old / penalty_B[row], old * penalty_B[row])
+    return logits_BV
+
+
+def sample(logp_QV: Tensor, samplings: Sequence[Sampling], uniform_Q: Sequence[float]) -> list[int]:
+    """One token per request: temperature, top-k, top-p and min-p in that order, then the inverse of the CDF."""
+    if all(s.temperature == 0 for s in samplings):
+        greedy: list[int] = logp_QV.argmax(-1).tolist()
+        return greedy
+    device = logp_QV.device
+    temperature_Q = torch.tensor([s.temperature or 1.0 for s in samplings], device=device)
+    logp_QV = torch.where(
+        torch.tensor([s.temperature == 0 for s in samplings], device=device)[:, None],
+        _only_best(logp_QV),
+        torch.log_softmax(logp_QV / temperature_Q[:, None], dim=-1),
+    )
+    logp_QV = keep_likely(logp_QV, samplings)
+    cdf_QV = logp_QV.double().exp().cumsum(-1)
+    uniform = torch.tensor(uniform_Q, dtype=torch.float64, device=device)[:, None] * cdf_QV[:, -1:]
+    tokens: list[int] = torch.searchsorted(cdf_QV, uniform, right=True).squeeze(-1).tolist()
+    return tokens
+
+
+def keep_likely(logp_QV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Set to -inf what top-k, top-p and min-p drop; each acts on what the one before left, renormalised."""
+    device = logp_QV.device
+    if any(s.top_k or s.top_p < 1 for s in samplings):
+        sorted_QV, order_QV = logp_QV.sort(descending=True, stable=True)
+        k_Q = torch.tensor([s.top_k or logp_QV.shape[-1] for s in samplings], device=device)
+        rank_V = torch.arange(logp_QV.shape[-1], device=device)
+        sorted_QV = sorted_QV.masked_fill(rank_V >= k_Q[:, None], -math.inf)
+        p_QV = sorted_QV.double().softmax(-1)
+        top_p_Q = torch.tensor([s.top_p for s in samplings], dtype=torch.float64, device=device)
+        before_QV = p_QV.cumsum(-1) - p_QV
+        beyond = (before_QV >= top_p_Q[:, None]) & (top_p_Q < 1)[:, None]
+        logp_QV = torch.empty_like(logp_QV).scatter_(-1, order_QV, sorted_QV.masked_fill(beyond, -math.inf))
+    if any(s.min_p for s in samplings):
+        min_p_Q = torch.tensor([s.min_p for s in samplings], device=device)
+        best_Q1 = logp_QV.max(-1, keepdim=True).values
+        logp_QV = logp_QV.masked_fill(logp_QV < best_Q1 + min_p_Q.log()[:, None], -math.inf)
+    return logp_QV
+
+
+def _only_best(logp_QV: Tensor) -> Tensor:
+    best_Q1 = logp_QV.argmax(-1, keepdim=True)
+    return torch.full_like(logp_QV, -math.inf).scatter_(-1, best_Q1, 0.0)

@@ -1,0 +1,149 @@
+"""What a test can use: pico models that build in milliseconds, a tokenizer in which any text round-trips, toy rewards.
+
+Everything is random but reproducible, and leaves the global random state as it was.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from counterpoint.types import Prompt
+
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+WHOLE_WORDS = ("the", "and", "is", "of", "you", "user", "assistant", "system")
+"""Words that are one token after a space; all else falls back to bytes, so that lengths differ and any text works."""
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}"
+    "{{ eos_token if m['role'] == 'assistant' else '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def pico_tokenizer() -> Any:
+    """A byte-level tokenizer with a few whole words, `<pad>` 0, `<s>` 1, `</s>` 2 and a chat template.
+
+    Its merges cross the border of prompt and response ("t" + "he"), as real ones do.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {piece: i for i, piece in enumerate([PAD, BOS, EOS, *alphabet])}
+    merges: list[tuple[str, str]] = []
+    for word in WHOLE_WORDS:
+        _merge_whole("Ġ" + word, vocabulary, merges)
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, vocabulary[BOS])]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _merge_whole(word: str, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:
+    for end in range(2, len(word) + 1):
+        pair = (word[: end - 1], word[end - 1])
+        if pair not in merges:
+            merges.append(pair)
+            vocabulary[word[:end]] = len(vocabulary)
+
+
+def pico_llama(
+    seed: int = 0,
+    vocab: int | None = None,
+    hidden: int = 32,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    positions: int = 512,
+    spread: float = 0.2,
+) -> Any:
+    """A random Llama in evaluation mode; `vocab` defaults to `pico_tokenizer`'s.
+
+    `spread` is the standard deviation of its parameters: ten times the usual, so that logits differ by about one.
+    """
+    config = LlamaConfig(
+        vocab_size=len(pico_tokenizer()) if vocab is None else vocab,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=positions,
+        initializer_range=spread,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
+def save_pico(folder: Path, seed: int = 0, **options: Any) -> Path:
+    """Write a pico model and its tokenizer as a Hugging Face folder; `options` are those of `pico_llama`."""
+    pico_llama(seed, **options).save_pretrained(folder)
+    pico_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def pico_adapter(
+    folder: Path,
+    base: Path,
+    seed: int = 0,
+    rank: int = 4,
+    alpha: int = 8,
+    rslora: bool = False,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, int] | None = None,
+    targets: str | Sequence[str] = "all-linear",
+    spread: float = 0.1,
+) -> Path:
+    """Write a random PEFT LoRA adapter for the model folder `base`; both factors are normal, so its delta is not zero."""
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        use_rslora=rslora,
+        rank_pattern=dict(rank_pattern or {}),
+        alpha_pattern=dict(alpha_pattern or {}),
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    for _, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=spread, generator=generator)
+    model.save_pretrained(folder)
+    return folder
+
+
+class LetterReward:
+    """A toy reward on one dimension: the share of a response's characters that are `letter` (0 for an empty one)."""
+
+    def __init__(self, letter: str, dimension: str = "toy") -> None:
+        self.letter = letter
+        self.dimension = dimension
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return (self.dimension,)
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+        return np.array([[r.count(self.letter) / max(len(r), 1)] for r in responses], dtype=np.float64).reshape(-1, 1)
