@@ -29,8 +29,8 @@ class Fit:
             return f"all {total} examples fit {self.max_length} tokens"
         longest = max(left.length for left in self.dropped)
         return (
-            f"{len(self.dropped)} of {total} examples left out (max_length {self.max_length}, the longest has {longest} "
-            f"tokens), the first because {self.dropped[0].reason}"
+            f"{len(self.dropped)} of {total} examples left out (max_length {self.max_length}, the longest has "
+            f"{longest} tokens), the first because {self.dropped[0].reason}"
         )
 
 

@@ -94,13 +94,11 @@ def _prompt_of_line(line: str, extras: set[str]) -> Prompt:
 
 def check_prompt(prompt: Prompt, field: str = "prompt") -> None:
     """Refuse a prompt that is empty, or whose last message is not the user's."""
-    if not prompt:
-        raise CounterpointError(f"field {field!r}: empty; expected text or messages")
-    last = prompt if isinstance(prompt, str) else prompt[-1].content
-    if not isinstance(prompt, str) and prompt[-1].role != "user":
-        raise CounterpointError(f"field {field!r}: the last message is of role {prompt[-1].role!r}, expected 'user'")
-    if not last.strip():
-        raise CounterpointError(f"field {field!r}: empty; expected text or messages")
+    last = Message("user", prompt) if isinstance(prompt, str) else prompt[-1] if prompt else Message("user", "")
+    if last.role != "user":
+        raise CounterpointError(f"field {field!r}: the last message is of role {last.role!r}, expected 'user'")
+    if not last.content.strip():
+        raise CounterpointError(f"field {field!r}: empty; expected text, or messages that end with the user's")
 
 
 def to_messages(rows: Iterable[MessageRow]) -> tuple[Message, ...]:

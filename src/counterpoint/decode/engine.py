@@ -102,6 +102,18 @@ class Engine:
         return [done[index] for index in range(len(requests))]
 
     @torch.no_grad()
+    def next_distributions(self, requests: Sequence[Request]) -> Tensor:
+        """The log-distribution `[Q, V]` of each request's first token, with nothing decoded. The engine must be idle."""
+        if not self.idle:
+            raise RuntimeError("requests are being decoded")
+        for request in requests:
+            self.submit(request)
+        self._join()
+        logp_QV = self.next_logp()
+        self._leave([])
+        return logp_QV
+
+    @torch.no_grad()
     def step(self) -> list[tuple[int, Completion]]:
         """Let waiting requests join, advance every live one by a token, and return what finished, by ticket."""
         self._join()

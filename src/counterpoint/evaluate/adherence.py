@@ -32,7 +32,7 @@ class Adherence:
 def rank_correlation(setting_S: ArrayLike, mean_BS: ArrayLike) -> NDArray[np.float64] | None:
     """Spearman's correlation of each row with the setting, mean ranks for ties; `None` if a row is flat.
 
-        rho_b = corr(rank(setting), rank(mean_b))
+    rho_b = corr(rank(setting), rank(mean_b))
     """
     rank_S = rankdata(setting_S)
     rank_BS = rankdata(np.round(np.asarray(mean_BS, dtype=np.float64) / TIE), axis=1)
@@ -53,7 +53,7 @@ def slopes(setting_S: ArrayLike, mean_BS: ArrayLike) -> NDArray[np.float64]:
 def largest_drops(mean_BS: ArrayLike) -> NDArray[np.float64]:
     """`max(0, max_s (mean_s - mean_(s+1)))` of each row."""
     falls_BS = -np.diff(np.asarray(mean_BS, dtype=np.float64), axis=1)
-    return np.maximum(falls_BS.max(axis=1), 0.0)
+    return np.asarray(np.maximum(falls_BS.max(axis=1), 0.0), dtype=np.float64)
 
 
 def adherence(setting_S: ArrayLike, score_SP: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -> Adherence:

@@ -47,7 +47,7 @@ class Standings:
 def profile_rewards(scores_PRD: ArrayLike, selected_RD: ArrayLike) -> NDArray[np.float64]:
     """`reward_PR`, the mean score over the dimensions that each profile selects; leading axes are kept.
 
-        reward_pr = sum_d selected_rd score_prd / sum_d selected_rd
+    reward_pr = sum_d selected_rd score_prd / sum_d selected_rd
     """
     selected = check_selected(selected_RD)
     weight_RD = selected / selected.sum(axis=1, keepdims=True)

@@ -79,7 +79,11 @@ def threshold_loss(difficulty_P: ArrayLike, beta: float) -> Floats:
 
 
 def dpo_loss(
-    logp_chosen_P: ArrayLike, logp_rejected_P: ArrayLike, ref_chosen_P: ArrayLike, ref_rejected_P: ArrayLike, beta: float
+    logp_chosen_P: ArrayLike,
+    logp_rejected_P: ArrayLike,
+    ref_chosen_P: ArrayLike,
+    ref_rejected_P: ArrayLike,
+    beta: float,
 ) -> Floats:
     """`-log sigmoid(beta (d(y_w) - d(y_l)))` per pair (Rafailov et al., 2023, equation 7)."""
     return _minus_log_sigmoid(beta * _reward_gap(logp_chosen_P, logp_rejected_P, ref_chosen_P, ref_rejected_P))
@@ -170,7 +174,9 @@ def ranking(
     )
 
 
-def _reward_gap(chosen_P: ArrayLike, rejected_P: ArrayLike, ref_chosen_P: ArrayLike, ref_rejected_P: ArrayLike) -> Floats:
+def _reward_gap(
+    chosen_P: ArrayLike, rejected_P: ArrayLike, ref_chosen_P: ArrayLike, ref_rejected_P: ArrayLike
+) -> Floats:
     return (_floats(chosen_P) - _floats(ref_chosen_P)) - (_floats(rejected_P) - _floats(ref_rejected_P))
 
 

@@ -26,7 +26,9 @@ def criterion_verdicts(a: ArrayLike, b: ArrayLike, tolerance: ArrayLike) -> Verd
     return (np.sign(gap) * (np.abs(gap) > tolerance)).astype(np.int8)
 
 
-def verdicts(scores_a_PRD: ArrayLike, scores_b_PRD: ArrayLike, selected_RD: ArrayLike, tolerance_D: ArrayLike) -> Verdicts:
+def verdicts(
+    scores_a_PRD: ArrayLike, scores_b_PRD: ArrayLike, selected_RD: ArrayLike, tolerance_D: ArrayLike
+) -> Verdicts:
     """One verdict per prompt and profile, `verdict_PR`: the sign of the sum over the profile's dimensions.
 
         verdict_pr = sign( sum_d selected_rd * criterion_verdict_prd )
@@ -35,7 +37,8 @@ def verdicts(scores_a_PRD: ArrayLike, scores_b_PRD: ArrayLike, selected_RD: Arra
     Leading axes of the scores broadcast. `ValueError` for a profile that selects nothing.
     """
     selected = check_selected(selected_RD)
-    return np.sign((criterion_verdicts(scores_a_PRD, scores_b_PRD, tolerance_D) * selected).sum(axis=-1)).astype(np.int8)
+    total_PR = (criterion_verdicts(scores_a_PRD, scores_b_PRD, tolerance_D) * selected).sum(axis=-1)
+    return np.asarray(np.sign(total_PR), dtype=np.int8)
 
 
 def check_selected(selected_RD: ArrayLike) -> NDArray[np.bool_]:
@@ -57,7 +60,7 @@ def verdict_table(scores_MPRD: ArrayLike, selected_RD: ArrayLike, tolerance_D: A
 def win_rate(verdict: ArrayLike, ties: Ties = "half") -> float | None:
     """Share of wins among the verdicts; `None` if there is nothing to count.
 
-        half:  (wins + ties / 2) / N          drop:  wins / (wins + losses)
+    half:  (wins + ties / 2) / N          drop:  wins / (wins + losses)
     """
     verdict = np.asarray(verdict)
     wins, losses = int((verdict > 0).sum()), int((verdict < 0).sum())
@@ -68,7 +71,7 @@ def win_rate(verdict: ArrayLike, ties: Ties = "half") -> float | None:
 
 def win_share(verdict_MMPR: Verdicts) -> NDArray[np.float64]:
     """What each prompt adds to each win rate, ties as half: `share_MMP` in [0, 1], whose mean over P is the rate."""
-    return (verdict_MMPR.mean(axis=-1, dtype=np.float64) + 1) / 2
+    return np.asarray((verdict_MMPR.mean(axis=-1, dtype=np.float64) + 1) / 2, dtype=np.float64)
 
 
 def average_win_share(verdict_MMPR: Verdicts) -> NDArray[np.float64]:
@@ -81,7 +84,7 @@ def average_win_share(verdict_MMPR: Verdicts) -> NDArray[np.float64]:
         raise ValueError(f"a win rate needs at least 2 methods, got {methods}")
     share_MMP = win_share(verdict_MMPR)
     itself_MP = share_MMP[np.arange(methods), np.arange(methods)]
-    return (share_MMP.sum(axis=1) - itself_MP) / (methods - 1)
+    return np.asarray((share_MMP.sum(axis=1) - itself_MP) / (methods - 1), dtype=np.float64)
 
 
 def win_matrix(
@@ -108,4 +111,5 @@ def average_pairwise_win_rate(
     It depends on the set of opponents: add a weak method and every other one rises. Rates from different sets must
     not be compared, least of all those of two papers. Over one set they average to one half.
     """
-    return average_win_share(verdict_table(scores_MPRD, selected_RD, tolerance_D)).mean(axis=1)
+    share_MP = average_win_share(verdict_table(scores_MPRD, selected_RD, tolerance_D))
+    return np.asarray(share_MP.mean(axis=1), dtype=np.float64)

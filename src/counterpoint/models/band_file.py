@@ -1,11 +1,15 @@
 """`band.json`: what a band is made of. A band is a folder that needs nothing else to be loaded."""
 
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from counterpoint.artifacts import hash_files, read_json, write_json
+from counterpoint.artifacts import MANIFEST, hash_files, publish, read_json, write_json
+from counterpoint.models.adapter import CONFIG, TENSORS, read_adapter
 from counterpoint.types import CounterpointError, Dimension, Expert
 
 BAND = "band.json"
@@ -102,3 +106,33 @@ def _explain(error: ValidationError) -> str:
         return f"{'.'.join(map(str, item['loc'])) or 'top level'}: {item['msg'].lower()}"
 
     return "; ".join(line(item) for item in error.errors())
+
+
+def new_band(folder: Path, base: str, dimensions: Sequence[Dimension]) -> BandFile:
+    """Start a band: `base` is a model folder, kept as a path relative to the band, or a hub id."""
+    local = Path(base).is_dir()
+    band = BandFile(
+        base=os.path.relpath(base, folder) if local else base,
+        base_hash=base_hash(Path(base)) if local else None,
+        dimensions=[DimensionEntry(**vars(dimension)) for dimension in dimensions],
+        experts=[],
+    )
+    write_band(folder, band)
+    return band
+
+
+def add_expert(folder: Path, adapter: Path, expert: Expert) -> BandFile:
+    """Copy an adapter into the band; an expert of the same name is replaced."""
+    read_adapter(adapter)
+    band = read_band(folder)
+    if expert.dimension not in [entry.name for entry in band.dimensions]:
+        band.dimensions.append(DimensionEntry(name=expert.dimension))
+    with publish(folder / "experts" / expert.name) as staging:
+        for name in (CONFIG, TENSORS):
+            shutil.copyfile(adapter / name, staging / name)
+        if (adapter / MANIFEST).exists():
+            shutil.copyfile(adapter / MANIFEST, staging / MANIFEST)
+    band.experts = [entry for entry in band.experts if entry.name != expert.name]
+    band.experts.append(ExpertEntry(**vars(expert)))
+    write_band(folder, band)
+    return band

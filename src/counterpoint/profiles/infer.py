@@ -48,7 +48,7 @@ def infer_profile(
     start = np.full(size, min(prior_sd, 1.0))
     fit = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * size, options={"ftol": 1e-14})
     w_D = fit.x
-    if not w_D.any():
+    if w_D.max() <= 1e-6 * prior_sd:
         raise CounterpointError(
             f"the {len(differences_ND)} choices speak for none of {', '.join(dimensions)} (no positive weight fits); "
             "ask for more choices, or for dimensions that describe them"
@@ -77,4 +77,4 @@ def _differences(
         raise CounterpointError("a reward of a choice is not finite; leave that choice out")
     if not 0 < prior_sd < float("inf"):
         raise CounterpointError(f"found prior_sd={prior_sd}, expected a positive number")
-    return chosen_ND - rejected_ND
+    return np.asarray(chosen_ND - rejected_ND)

@@ -18,6 +18,7 @@ def parse_profile(text_or_mapping: str | Mapping[str, float] | Profile, known: S
     `strength=number`. A mapping has the same keys. Weights are finite, non-negative and not all zero; a `strength` of 0
     is the base model. Raises CounterpointError for anything else.
     """
+    pairs: list[tuple[str, object]]
     if isinstance(text_or_mapping, Profile):
         where, pairs = "profile", [*text_or_mapping.weights.items(), (STRENGTH, text_or_mapping.strength)]
     elif isinstance(text_or_mapping, str):
@@ -54,7 +55,7 @@ def _pairs(text: str, where: str) -> list[tuple[str, object]]:
     for entry in text.split(",") if text.strip() else []:
         names, equals, number = entry.partition("=")
         if not equals:
-            pairs += [(name.strip(), 1.0) for name in names.split("+")]
+            pairs += [(name, "" if name == STRENGTH else 1.0) for name in map(str.strip, names.split("+"))]
         elif "+" in names:
             raise CounterpointError(
                 f"{where}: found {entry.strip()!r}; give each name its own weight, as in 'a=1, b=1'"
@@ -63,8 +64,6 @@ def _pairs(text: str, where: str) -> list[tuple[str, object]]:
             pairs.append((names.strip(), _number(number)))
     if any(not name for name, _ in pairs):
         raise CounterpointError(f"{where}: a name is missing; expected entries such as 'concise=1, friendly=0.5'")
-    if STRENGTH in [entry.strip() for entry in text.replace("+", ",").split(",")]:
-        raise CounterpointError(f"{where}: 'strength' needs a number, as in 'strength=1.5'")
     return pairs
 
 

@@ -22,7 +22,7 @@ class ZScore:
             raise CounterpointError(
                 f"expected scores for {', '.join(self.dimensions)} in the last axis, found shape {np.shape(scores_ND)}"
             )
-        return (np.asarray(scores_ND, dtype=float) - np.array(self.mean)) / np.array(self.std)
+        return np.asarray((np.asarray(scores_ND, dtype=float) - self.mean) / np.array(self.std))
 
 
 def fit_zscore(scores_ND: np.ndarray, dimensions: Sequence[str]) -> ZScore:

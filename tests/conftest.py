@@ -1,0 +1,53 @@
+"""Fixtures: a band of three random experts over a pico model, and where the optional real data lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from counterpoint.decode.band import Band
+from counterpoint.models.band_file import add_expert, new_band
+from counterpoint.testing import pico_adapter, save_pico
+from counterpoint.types import Dimension, Expert
+
+torch.set_num_threads(1)
+
+DIMENSIONS = (
+    Dimension("terse", "says it in few words", "Be terse."),
+    Dimension("warm", "is kind", "Be warm."),
+    Dimension("exact", "uses the field's terms", "Be exact."),
+)
+
+
+@pytest.fixture(scope="session")
+def band_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Experts of different rank, scale rule and pattern, so that nothing holds by symmetry."""
+    folder = tmp_path_factory.mktemp("band")
+    base = save_pico(folder / "base", seed=1)
+    new_band(folder, str(base), DIMENSIONS)
+    adapters = [
+        pico_adapter(folder / "made" / "terse", base, seed=11, rank=4, alpha=8),
+        pico_adapter(folder / "made" / "warm", base, seed=12, rank=2, alpha=4, rslora=True),
+        pico_adapter(
+            folder / "made" / "exact", base, seed=13, rank=3, alpha=6,
+            rank_pattern={"q_proj": 5}, alpha_pattern={"layers.1.mlp.up_proj": 3}, targets=["q_proj", "up_proj"],
+        ),
+    ]  # fmt: skip
+    for adapter in adapters:
+        add_expert(folder, adapter, Expert(adapter.name, adapter.name))
+    return folder
+
+
+@pytest.fixture
+def band(band_folder: Path) -> Band:
+    return Band.load(band_folder)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and models that tests use where it is at hand."""
+    name = os.environ.get("COUNTERPOINT_SHARED")
+    if not name or not Path(name).is_dir():
+        pytest.skip("COUNTERPOINT_SHARED names no folder of real data")
+    return Path(name)
