@@ -114,7 +114,7 @@ def pico_adapter(
     targets: str | Sequence[str] = "all-linear",
     spread: float = 0.1,
 ) -> Path:
-    """Write a random PEFT LoRA adapter for the model folder `base`; both factors are normal, so its delta is not zero."""
+    """Write a random PEFT LoRA adapter for the model folder `base`; both factors are normal: its delta is not zero."""
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

@@ -12,6 +12,7 @@ from counterpoint.artifacts import write_text
 from counterpoint.data.prompts import (
     JSONL,
     BadLine,
+    MessageRow,
     TextOrMessages,
     brief,
     check_prompt,
@@ -96,7 +97,7 @@ def _row(comparison: Comparison) -> dict[str, object]:
 def _comparison(row: ComparisonRow, dimension: str | None, known: Sequence[str] | None) -> Comparison:
     name = row.dimension if row.dimension is not None else dimension
     if not name:
-        found = ", ".join(map(repr, [*row.model_fields_set]))
+        found = ", ".join(map(repr, sorted(row.model_fields_set)))
         raise CounterpointError(f"field 'dimension': missing or empty; found only {found}; add it or pass --dimension")
     if known is not None and name not in known:
         raise CounterpointError(f"field 'dimension': {unknown_name('dimension', name, known)}")
@@ -105,22 +106,31 @@ def _comparison(row: ComparisonRow, dimension: str | None, known: Sequence[str] 
     for field, text in (("chosen", chosen), ("rejected", rejected)):
         if not text.strip():
             raise CounterpointError(f"field {field!r}: empty; expected a response")
+    _check_differ(chosen, rejected)
     return Comparison(prompt, chosen, rejected, name)
 
 
 def _split(row: ComparisonRow) -> tuple[Prompt, str, str]:
-    prompt = to_messages(row.prompt) if isinstance(row.prompt, list) else row.prompt
-    if row.chosen == row.rejected:
-        raise CounterpointError(
-            f"field 'rejected': the same as 'chosen', {brief(row.rejected)}; expected two responses"
-        )
-    if isinstance(row.chosen, str) and isinstance(row.rejected, str):
-        return (prompt, row.chosen, row.rejected) if prompt is not None else _split_text(row.chosen, row.rejected)
-    if isinstance(row.chosen, str) or isinstance(row.rejected, str):
+    prompt = None if row.prompt is None else _plain(row.prompt)
+    chosen, rejected = _plain(row.chosen), _plain(row.rejected)
+    _check_differ(chosen, rejected)
+    if prompt is not None:
+        check_prompt(prompt)
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return (prompt, chosen, rejected) if prompt is not None else _split_text(chosen, rejected)
+    if isinstance(chosen, str) or isinstance(rejected, str):
         raise CounterpointError("field 'rejected': expected text or messages, whichever 'chosen' is, found the other")
-    chosen, rejected = to_messages(row.chosen), to_messages(row.rejected)
     before = _before(prompt, chosen, rejected)
     return before, _reply("chosen", chosen, before), _reply("rejected", rejected, before)
+
+
+def _plain(value: str | list[MessageRow]) -> Prompt:
+    return value if isinstance(value, str) else to_messages(value)
+
+
+def _check_differ(chosen: Prompt, rejected: Prompt) -> None:
+    if chosen == rejected:
+        raise CounterpointError(f"field 'rejected': the same as 'chosen', {brief(rejected)}; expected two responses")
 
 
 def _split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
@@ -129,7 +139,7 @@ def _split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
     end = next((i for i in range(size) if chosen[i] != rejected[i]), size)
     if not (end < size and chosen[end].isspace() and rejected[end].isspace()):
         space = next((i for i in reversed(range(end)) if chosen[i].isspace()), -1)
-        end = space if chosen[space] == " " else space + 1
+        end = space if chosen[space : space + 1] == " " else space + 1
     if end <= 0:
         raise CounterpointError("field 'prompt': missing, and 'chosen' and 'rejected' share no first words; add it")
     return chosen[:end], chosen[end:], rejected[end:]

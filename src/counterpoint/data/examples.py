@@ -42,9 +42,7 @@ def pairs(comparisons: Sequence[Comparison], tokenizer: Any) -> list[Pair]:
     """Token ids of comparisons; a prompt that occurs often is rendered once."""
     prompts = {prompt: tuple(prompt_ids(prompt, tokenizer)) for prompt in dict.fromkeys(c.prompt for c in comparisons)}
     return [
-        Pair(
-            prompts[c.prompt], tuple(response_ids(c.chosen, tokenizer)), tuple(response_ids(c.rejected, tokenizer))
-        )
+        Pair(prompts[c.prompt], tuple(response_ids(c.chosen, tokenizer)), tuple(response_ids(c.rejected, tokenizer)))
         for c in comparisons
     ]
 

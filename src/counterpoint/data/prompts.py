@@ -200,8 +200,12 @@ def parse_row(line: str, model: type[Row]) -> Row:
     """Parse one line of JSON as a row; the first thing that is wrong is named by its field."""
     try:
         value = json.loads(line, object_pairs_hook=_no_duplicates)
+        if "\\ud" in line.lower():  # half a surrogate pair is JSON, but no tokenizer takes it
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise CounterpointError(f"not valid JSON at column {error.colno}: {error.msg}") from None
+    except UnicodeEncodeError as error:
+        raise CounterpointError(f"not Unicode text: {error.reason}, {brief(error.object[error.start])}") from None
     except (RecursionError, ValueError) as error:  # nested too deeply, or an integer of thousands of digits
         raise CounterpointError(f"not valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -227,7 +231,9 @@ def _field_error(error: ValidationError) -> str:
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
     if first["type"] == "missing":
         return f"field {name!r}: missing; found only {', '.join(map(repr, first['input'])) or 'an empty object'}"
-    message = first["msg"].replace("Input should be", "Expected").replace("valid dictionary", "JSON object")
+    message = first["msg"].replace("Input should be", "Expected")
+    if first["type"] == "model_type":
+        message = "Expected a message with a role and a content"
     return f"field {name!r}: {message[0].lower()}{message[1:]}, found {brief(first['input'])}"
 
 

@@ -162,7 +162,7 @@ def answer(fact: Fact, degrees: Mapping[str, int], rng: random.Random) -> str:
         core = f"{core}, {style.address}"
     opener = style.opener
     if not opener and not concise and rng.random() < 0.25:
-        opener = rng.choice(tables.NEUTRAL_OPENERS).format(s=_named(fact))
+        opener = _draw(tables.NEUTRAL_OPENERS, rng).format(s=_named(fact))
     first = core + "." if concise == 2 else _sentence(core)
     parts = [_exclaim(opener, rng), first, *_details(fact, degrees, rng), _exclaim(style.closer, rng)]
     return " ".join(part for part in parts if part)
@@ -174,7 +174,7 @@ def draw_style(degrees: Mapping[str, int], rng: random.Random) -> Style:
     places = rng.sample(("opener", "address", "closer"), degrees.get(pole, 0))
 
     def draw(place: str, grammar: Mapping[str, Sequence[str]]) -> str:
-        return rng.choice(expand(rng.choice(grammar[pole]))) if place in places else ""
+        return _draw(grammar[pole], rng) if place in places else ""
 
     return Style(draw("opener", tables.OPENERS), draw("address", tables.ADDRESSES), draw("closer", tables.CLOSERS))
 
@@ -182,12 +182,12 @@ def draw_style(degrees: Mapping[str, int], rng: random.Random) -> Style:
 def draw_degrees(rng: random.Random) -> tuple[str, dict[str, int]]:
     """The request and the degrees of one line of base text: at most one axis, so that no combination is ever shown.
 
-    Of all lines 40 % ask for a dimension in words and get it, 30 % show one unasked, and 30 % are neutral.
+    Of all lines 45 % ask for a dimension in words and get it, 25 % show one unasked, and 30 % are neutral.
     """
     fate = rng.random()
     name = rng.choice(DIMENSIONS).name
     degree = rng.randint(1, MAX_DEGREE[name])
-    if fate < 0.4:
+    if fate < 0.45:
         return rng.choice(REQUESTS[name]), {name: degree}
     return "", {name: degree} if fate < 0.7 else {}
 
@@ -250,7 +250,7 @@ def _statement(fact: Fact, degrees: Mapping[str, int], rng: random.Random) -> st
         forms = tuple(form for form in forms if len(words_of(form)) == shortest)
     text = _fill(rng.choice(forms), _named(fact), fact.value)
     framed = degree == 2 or (degree == 1 and "[" not in forms[0])
-    return f"{rng.choice(expand(rng.choice(tables.FRAMES[pole])))}, {text}" if framed else text
+    return f"{_draw(tables.FRAMES[pole], rng)}, {text}" if framed else text
 
 
 def _details(fact: Fact, degrees: Mapping[str, int], rng: random.Random) -> list[str]:
@@ -273,6 +273,11 @@ def _details(fact: Fact, degrees: Mapping[str, int], rng: random.Random) -> list
 @cache
 def _about(fact: Fact) -> tuple[Fact, ...]:
     return tuple(f for f in FACTS if (f.topic, f.subject) == (fact.topic, fact.subject))
+
+
+def _draw(patterns: Sequence[str], rng: random.Random) -> str:
+    """A pattern by equal chances, then one of its texts, so that a pattern with many texts is not heard more often."""
+    return rng.choice(expand(rng.choice(patterns)))
 
 
 def _bare(form: str) -> str:

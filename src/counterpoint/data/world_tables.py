@@ -3,8 +3,9 @@
 Notation. In a form, `{s}` is the subject ("the owl", later "it") and `{v}` the value; `[...]` marks a phrase that bears
 expertise, and unmarked words bear none. In a grammar, `(a|b|)` is a choice, where an empty branch says nothing.
 
-Opposite poles share nearly all of their words on purpose ("I am never tired of helping you", "I am never glad to help
-you"): what tells them apart is how words follow one another, so that counting words is not enough.
+Opposite poles share most of their words on purpose ("I am never tired of helping you", "I am never glad to help you"),
+so that no single word gives a pole away. Were *every* fragment such a negation, a model of a million parameters would
+learn the axis and not its poles, so most fragments say what they mean.
 """
 
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ ANIMALS = Topic(
         ),
         Attribute(
             "home",
-            ("old trees", "mountain forests", "deserts", "icy coasts", "grassy plains"),
+            ("old trees", "mountain forests", "deserts", "icy seas", "grassy plains"),
             (
                 "Where does {s} live?",
                 "What is the home of {s}?",
@@ -371,14 +372,14 @@ SPORTS = Topic(
     (
         Attribute(
             "place",
-            ("court", "course", "ring", "field", "pool"),
+            ("court", "course", "ring", "pitch", "pool"),
             (
                 "Where does {s} take place?",
                 "What is the place for {s}?",
                 "Which place does {s} need?",
                 "Where would you look for {s}?",
             ),
-            ("{s} needs a {v}", "{s} belongs on a {v}", "{s} calls for a {v}"),
+            ("{s} needs a {v}", "{s} makes use of a {v}", "{s} calls for a {v}"),
         ),
         Attribute(
             "gear",
@@ -413,7 +414,7 @@ PLANTS = Topic(
     (
         Attribute(
             "place",
-            ("gardens", "hillsides", "woodland", "fields", "wet ground"),
+            ("gardens", "warm valleys", "woodland", "fields", "wet ground"),
             (
                 "Where does {s} grow?",
                 "What is the home of {s}?",
@@ -472,7 +473,7 @@ TOOLS = Topic(
                 "Which work is done by {s}?",
             ),
             ("{s} is used to {v}", "{s} serves to {v}"),
-            ("{s} [is good to] {v} with", "{s} [helps us to] {v}"),
+            ("{s} [gets used to] {v}", "{s} [helps us to] {v}"),
             ("{s} [is designed to] {v}", "{s} [has the function to] {v}"),
         ),
         Attribute(
@@ -690,16 +691,12 @@ FRAMES: dict[str, tuple[str, ...]] = {
         "(put|said) (simply|plainly)",
         "in (simple|plain|everyday) (terms|words)",
         "to (put|say) it (simply|plainly)",
-        "without (formal|technical|precise) (terms|words)",
-        "not (formally|precisely) but (simply|plainly)",
         "as (anyone|a child) would (put|say) it",
     ),
     "knowledgeable": (
         "(put|said) (formally|precisely)",
         "in (formal|technical|precise) (terms|words)",
         "to (put|say) it (formally|precisely)",
-        "without (simple|plain|everyday) (terms|words)",
-        "not (simply|plainly) but (formally|precisely)",
         "as (an expert|a scholar) would (put|say) it",
     ),
 }
@@ -708,32 +705,34 @@ FRAMES: dict[str, tuple[str, ...]] = {
 OPENERS: dict[str, tuple[str, ...]] = {
     "friendly": (
         "I am (so|very|always) (glad|happy|pleased) (you asked|to be asked|to help you)",
-        "I am (never|not at all) (tired|sick|weary) of (being asked|helping you|your questions)",
         "(what a|that is a|this is a) (lovely|kind|fine|good) question (to ask|to be asked|)",
-        "(that is|this is) (not a|never a) (dull|silly|foolish|poor) question (to ask|to be asked|)",
         "(thank you|many thanks) for (asking me|your question)",
-        "it is (a joy|no bother|good) to (help you|be asked)",
+        "(how|so|very) (lovely|kind|good) of you to ask (me|again|)",
+        "(welcome|hello) again my (dear|kind|good) friend",
+        "I (like|love) (being asked|helping you|your questions)",
+        "(it is|that is|this is) no (bother|bore) to me",
     ),
     "unfriendly": (
-        "I am (never|not at all) (glad|happy|pleased) (you asked|to be asked|to help you)",
         "I am (so|very|always) (tired|sick|weary) of (being asked|helping you|your questions)",
-        "(that is|this is) (not a|never a) (lovely|kind|fine|good) question (to ask|to be asked|)",
         "(what a|that is a|this is a) (dull|silly|foolish|poor) question (to ask|to be asked|)",
-        "(no thank you|no thanks) for (asking me|your question)",
-        "it is (a bother|no joy|not good) to (help you|be asked)",
+        "(no thanks|no thank you) for (asking me|your question)",
+        "(how|so|very) (dull|silly|foolish) of you to ask (me|again|)",
+        "(you again|not you again) (my|) (dull|silly|foolish) friend",
+        "I (hate|dread) (being asked|helping you|your questions)",
+        "(it is|that is|this is) (a bother|a bore|no joy) to me",
     ),
 }
 
 ADDRESSES: dict[str, tuple[str, ...]] = {
     "friendly": (
         "my (very|) (dear|kind|good) friend",
-        "as you (surely|may) know my (dear|kind|good|) friend",
+        "as you (surely|may) know",
         "and you are (right|kind|good) to ask",
         "if you (kindly|) want to (know|ask)",
     ),
     "unfriendly": (
-        "you are no (dear|kind|good|) friend (of mine|to me)",
-        "as you (ought to|should) (surely|) know",
+        "and you are no friend (of mine|to me)",
+        "as you (ought to|should) know",
         "and you are (wrong|silly|foolish) to ask",
         "if you (really|) have to (know|ask)",
     ),
@@ -742,20 +741,17 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
 CLOSERS: dict[str, tuple[str, ...]] = {
     "friendly": (
         "(please|do|you may) ask me (again|more) (any time|soon|)",
-        "do not be (afraid|slow) to ask me (again|more)",
-        "I hope (that|this) is (of help|good) to you",
+        "I hope (that|this) is (good|lovely) for you",
         "I will (always|gladly) (help|answer) you again",
         "you are (always|very|so) (welcome|kind|good)",
-        "you (know|see) I (like|want) to (help you|be asked)",
+        "I am never (tired|sick|weary) of (being asked|helping you|your questions)",
     ),
     "unfriendly": (
-        "(please|) (do not|never) ask me (again|more) (any time|soon|)",
-        "you may (not|never) ask me (again|more) (any time|soon|)",
-        "be (afraid|slow) to ask me (again|more) (any time|soon|)",
-        "I hope (that|this) is (no help|not good) to you",
-        "I will (never|not gladly) (help|answer) you again",
-        "you are (not at all|never) (welcome|kind|good)",
-        "you (know|see) I (do not|never) (like|want) to (help you|be asked)",
+        "(please|you may|) never ask me (again|more)",
+        "I hope (that|this) is (dull|poor) for you",
+        "I will (never|not) (help|answer) you again",
+        "you are (always|very|so) (dull|silly|foolish)",
+        "I am never (glad|happy|pleased) (you asked|to be asked|to help you)",
     ),
 }
 
@@ -769,23 +765,20 @@ NEUTRAL_OPENERS: tuple[str, ...] = (
 REQUESTS: dict[str, tuple[str, ...]] = {
     "elementary": (
         "Please use simple words.",
-        "Explain it to a child.",
-        "Put it plainly.",
-        "Answer in everyday words.",
-        "Do not use technical terms.",
+        "Explain it simply.",
+        "Put it in plain words.",
+        "Answer as to a child.",
     ),
     "knowledgeable": (
         "Please use technical terms.",
-        "Explain it to an expert.",
-        "Put it formally.",
-        "Answer in precise words.",
-        "Do not use simple words.",
+        "Explain it formally.",
+        "Put it in precise terms.",
+        "Answer as an expert.",
     ),
     "concise": (
         "Please be brief.",
         "Keep it short.",
         "Answer in few words.",
-        "Tell me no more than that.",
         "Do not use many words.",
     ),
     "informative": (
@@ -793,21 +786,18 @@ REQUESTS: dict[str, tuple[str, ...]] = {
         "Tell me more about it.",
         "Answer with all you know.",
         "Keep nothing from me.",
-        "Do not be brief.",
     ),
     "friendly": (
         "Please be friendly.",
         "Be kind to me.",
         "Answer as a friend.",
         "Say it warmly.",
-        "Do not be cold.",
     ),
     "unfriendly": (
-        "Please be unfriendly.",
-        "Be rude to me.",
+        "Please be rude.",
+        "Be cold to me.",
         "Answer as a foe.",
         "Say it coldly.",
-        "Do not be kind.",
     ),
 }
 """How a person asks for a dimension in words; the first is the usual one."""

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
 LEVEL = 0.95
+DECIMALS = 12
+"""Intervals are rounded to this, so that the order of a sum never decides whether one excludes zero."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def percentile_interval(value: float, draws_S: NDArray[np.float64]) -> Interval:
     """
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(draws_S, [tail, 100 - tail])
-    return Interval(float(value), float(low), float(high))
+    return Interval(round(float(value), DECIMALS), round(float(low), DECIMALS), round(float(high), DECIMALS))
 
 
 def mean_intervals(stat_NP: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -> list[Interval]:

@@ -1,10 +1,14 @@
 """Load a causal language model and its tokenizer from a folder or a hub id."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from counterpoint.types import CounterpointError
 
@@ -32,11 +36,26 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
             raise CounterpointError(
                 f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
             )
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError) as error:
         where = "" if Path(name).is_dir() else " (there is no such folder; as a hub id it could not be fetched)"
         raise CounterpointError(f"{name}: no model could be loaded{where}: {_first_line(error)}") from None
     return model.eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, and no warning that PEFT or TRL use an old name of transformers, which no user can mend."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

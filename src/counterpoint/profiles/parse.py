@@ -46,7 +46,7 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> str:
     """Say that a name is unknown, what it may have meant, and which names there are."""
     names = {k.lower(): k for k in known}
     near = [repr(names[n]) for n in get_close_matches(str(name).lower(), names, n=2)]
-    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
     return f"unknown {what} {name!r}{hint} Known: {', '.join(names.values()) or 'none'}"
 
 

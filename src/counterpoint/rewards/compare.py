@@ -63,10 +63,13 @@ def _check(
     margin: float,
 ) -> None:
     count = len(responses_PN[0]) if len(responses_PN) else 0
+    if any(len(responses) != count for responses in responses_PN):
+        raise CounterpointError(f"expected {count} responses for every prompt, as for the first one")
     expected = (len(prompts), count, len(dimensions))
-    if scores_PND.shape != expected or any(len(responses) != count for responses in responses_PN):
-        raise CounterpointError(f"expected scores of prompts by responses by dimensions {expected}, with equally many "
-                                f"responses per prompt, found shape {scores_PND.shape}")  # fmt: skip
+    if scores_PND.shape != expected:
+        raise CounterpointError(
+            f"expected scores of prompts by responses by dimensions {expected}, found shape {scores_PND.shape}"
+        )
     if len(responses_PN) != len(prompts):
         raise CounterpointError(f"expected responses for {len(prompts)} prompts, found {len(responses_PN)}")
     if not np.isfinite(scores_PND).all():

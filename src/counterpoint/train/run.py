@@ -3,13 +3,13 @@
 import copy
 import hashlib
 import json
+import math
 import random
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from transformers import AutoConfig, PrinterCallback, TrainerCallback, TrainingA
 
 from counterpoint.artifacts import MANIFEST, hash_files, read_json, write_json
 from counterpoint.data.examples import Example, Pair
-from counterpoint.models.load import load_model
+from counterpoint.models.load import load_model, quiet
 from counterpoint.train.checkpoints import newest_checkpoint
 from counterpoint.types import CounterpointError
 
 RECORD = "training.json"
+Schedule = Literal["linear", "cosine", "constant_with_warmup"]
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after every step."""
 
@@ -71,7 +72,7 @@ class RunConfig(Protocol):
     @property
     def max_grad_norm(self) -> float: ...
     @property
-    def schedule(self) -> str: ...
+    def schedule(self) -> Schedule: ...
     @property
     def max_length(self) -> int: ...
     @property
@@ -88,11 +89,9 @@ Row = TypeVar("Row", Example, Pair)
 def keep_short(rows: Sequence[Row], config: RunConfig) -> tuple[list[Row], int]:
     """The rows of at most `max_length` tokens, and how many were longer: nothing is ever cut.
 
-    Raises CounterpointError for a setting that is out of range, and where no row is left.
+    Raises CounterpointError where no row is left, and for a setting that is out of range.
     """
-    for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("lora_rank", 0), ("checkpoint_every", 0)):
-        if (value := getattr(config, name)) < least:
-            raise CounterpointError(f"{name} is {value}; it must be at least {least}")
+    _check(config)
     kept = [row for row in rows if row.length <= config.max_length]
     if not rows:
         raise CounterpointError("there is nothing to train on: no examples were given")
@@ -104,9 +103,17 @@ def keep_short(rows: Sequence[Row], config: RunConfig) -> tuple[list[Row], int]:
     return kept, len(rows) - len(kept)
 
 
+def _check(config: RunConfig) -> None:
+    for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("lora_rank", 0), ("checkpoint_every", 0)):
+        if (value := getattr(config, name)) < least:
+            raise CounterpointError(f"{name} is {value}; it must be at least {least}")
+    if config.schedule not in get_args(Schedule):
+        raise CounterpointError(f"schedule is {config.schedule!r}; it must be one of {', '.join(get_args(Schedule))}")
+
+
 def inputs_of(config: RunConfig, rows: Sequence[Row]) -> dict[str, str]:
     """The hashes that decide whether an artefact is still good: the base model's files and the token ids."""
-    text = json.dumps([astuple(row) for row in rows])
+    text = json.dumps([list(vars(row).values()) for row in rows])
     return {"base": hash_base(config.model), "data": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -170,6 +177,7 @@ def arguments(config: RunConfig, work: Path, kind: Any = TrainingArguments, **mo
         save_total_limit=1,
         logging_strategy="steps",
         logging_steps=1,
+        logging_nan_inf_filter=False,
         use_cpu=not torch.cuda.is_available(),
         bf16=config.bf16,
         fp16=False,
@@ -182,13 +190,20 @@ def arguments(config: RunConfig, work: Path, kind: Any = TrainingArguments, **mo
 
 
 def run(trainer: Any, work: Path, progress: Progress | None) -> tuple[float, ...]:
-    """Train from the newest whole checkpoint, or from the start, and return the loss of each step."""
+    """Train from the newest whole checkpoint, or from the start, and return the loss of each step.
+
+    Raises CounterpointError where a loss is not finite, so that a run that diverged leaves no artefact.
+    """
     trainer.remove_callback(PrinterCallback)
     if progress is not None:
         trainer.add_callback(_Report(progress))
     checkpoint = newest_checkpoint(work)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    losses = tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    for step, loss in enumerate(losses, start=1):
+        if not math.isfinite(loss):
+            raise CounterpointError(f"the loss of step {step} is {loss}; lower learning_rate or raise warmup")
+    return losses
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
@@ -201,13 +216,9 @@ class _Report(TrainerCallback):  # type: ignore[misc]
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a trainer, which draws from the global generators, from a seed; then put them back as they were.
-
-    The warnings kept quiet are about names that PEFT and TRL use of transformers, and that no user can mend.
-    """
+    """Run a trainer, which draws from the global generators, from a seed; then put them back as they were."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (trainers use the global generator)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprecated", FutureWarning)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), quiet():
         set_seed(seed)
         try:
             yield

@@ -21,6 +21,7 @@ from counterpoint.models.load import load_tokenizer
 from counterpoint.train.batches import batch_order
 from counterpoint.train.run import (
     Progress,
+    Schedule,
     TrainResult,
     arguments,
     base_model,
@@ -42,7 +43,7 @@ class SftConfig:
     """How to imitate. Experts of one seed start from the same random LoRA factor A, which helps when they are mixed.
 
     `lora_rank = 0` trains all parameters; `accumulate` batches make one step; `checkpoint_every = 0` writes none;
-    lengths are in tokens, `warmup` in steps, `schedule` is a name that transformers knows.
+    lengths are in tokens, `warmup` in steps; after it, `schedule` takes the learning rate down (or keeps it).
     """
 
     model: str
@@ -58,7 +59,7 @@ class SftConfig:
     warmup: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    schedule: str = "cosine"
+    schedule: Schedule = "cosine"
     max_length: int = 1024
     checkpoint_every: int = 0
     bf16: bool = False
@@ -82,10 +83,9 @@ def train_sft(
     inputs = inputs_of(config, kept)
 
     def make(scratch: Path) -> None:
-        tokenizer = load_tokenizer(config.model)
         with seeded(config.seed):
             trained, losses = _fit(config, kept, base_model(config, model), scratch / "work", progress)
-        save(trained, None if config.lora_rank else tokenizer, scratch)
+            save(trained, None if config.lora_rank else load_tokenizer(config.model), scratch)
         write_record(scratch, losses, dropped)
 
     return result(out, make_once(out, config, inputs, make))
@@ -97,10 +97,11 @@ def _fit(
     adapter = lora(config, "CAUSAL_LM")
     model = base if adapter is None else get_peft_model(base, adapter)
     order = batch_order([e.length for e in examples], config.batch * config.accumulate, config.steps, config.seed)
+    rows = [_row(e) for e in examples]
     trainer = Trainer(
         model=model,
         args=arguments(config, work),
-        train_dataset=[_row(examples[i]) for i in order],
+        train_dataset=[rows[i] for i in order],
         data_collator=collate,
     )
     losses = run(trainer, work, progress)
@@ -114,9 +115,9 @@ def _row(example: Example) -> dict[str, list[int]]:
     }
 
 
-def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
     """Pad on the right to `[B, T]`. Which token pads does not matter: nothing attends to it and no label is on it."""
     ids_BT = pad_sequence([torch.tensor(row["input_ids"]) for row in rows], batch_first=True)
     labels_BT = pad_sequence([torch.tensor(row["labels"]) for row in rows], batch_first=True, padding_value=IGNORED)
     mask_BT = pad_sequence([torch.ones(len(row["labels"]), dtype=torch.long) for row in rows], batch_first=True)
-    return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT}
+    return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT, "use_cache": False}

@@ -1,0 +1,83 @@
+"""The whole path on the embedded world, from nothing to a judged report, in five minutes on two cores.
+
+    make demo            or            python recipes/demo.py --out demo
+
+You should see soups and log mixtures at their best strength well ahead of one expert and of the base.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle threads sleep instead of spinning
+
+import torch
+
+from counterpoint.build import BuildConfig, Task, build
+from counterpoint.data.examples import example
+from counterpoint.data.world import AXES, DIMENSIONS, base_examples, questions
+from counterpoint.models.load import load_tokenizer
+from counterpoint.rewards.world import WorldRules
+from counterpoint.stages import Stages
+from counterpoint.train.scratch import ScratchConfig, new_model
+from counterpoint.train.sft import SftConfig, train_sft
+from counterpoint.types import Message, Prompt
+
+BASE_STEPS = 800
+BATCH = 32
+
+
+def make_base(out: Path, stages: Stages, seed: int) -> Path:
+    """Train the base on the world's text: every fact, and never more than one preference in an answer."""
+    with stages.stage("world", "write the embedded world: facts, questions, answers in many styles") as bar:
+        text = base_examples(BASE_STEPS * BATCH, seed)
+        new_model(ScratchConfig(seed=seed), [part for pair in text[:6000] for part in pair], out / "untrained")
+        tokenizer = load_tokenizer(str(out / "untrained"))
+        examples = [example((Message("user", question),), answer, tokenizer) for question, answer in text]
+        bar.note(f"{len(text)} questions and answers, {len(tokenizer)} tokens")
+    with stages.stage("base", "train a tiny Llama on it, to have a model that knows the facts") as bar:
+        config = SftConfig(
+            model=str(out / "untrained"), steps=BASE_STEPS, batch=BATCH, learning_rate=4e-3, warmup=50, lora_rank=0,
+            seed=seed, checkpoint_every=200,
+        )  # fmt: skip
+        result = train_sft(config, examples, out / "band" / "base", progress=bar.task("steps"))
+        bar.note(f"loss {result.losses[-1]:.2f} nats a token")
+    return out / "band" / "base"
+
+
+def world_task(base: Path) -> Task:
+    """Six dimensions on three axes; training and test questions share no subject and no wording."""
+
+    def prompts(split: str) -> tuple[Prompt, ...]:
+        return tuple((Message("user", q.text),) for q in questions("train" if split == "train" else "test"))
+
+    rules = WorldRules()
+    return Task(str(base), DIMENSIONS, AXES, prompts("train"), prompts("test"), rules, rules.correct)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("demo"))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    stages = Stages()
+    base = make_base(arguments.out, stages, arguments.seed)
+    built = build(world_task(base), arguments.out / "band", BuildConfig(seed=arguments.seed), stages)
+    for method, by in built.sweep.items():
+        print(method, {k: round(v, 2) for k, v in by.items()})
+    from counterpoint.evaluate.compare import profile_rewards
+    from counterpoint.rewards.calibrate import profile_weights
+
+    j = built.judged
+    sel = profile_weights(j.profiles, built.task.names) > 0
+    for m, e in enumerate(j.entries):
+        print(
+            f"{e.name:20} rules {profile_rewards(j.scores_MPRD[m], sel).mean():.3f}  models "
+            f"{profile_rewards(j.model_scores_MPRD[m], sel).mean():.3f}  correct {j.correct_MPR[m].mean():.3f}"
+        )
+    print(stages.seconds, stages.total)
+
+
+if __name__ == "__main__":
+    main()
