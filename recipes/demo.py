@@ -23,7 +23,7 @@ from counterpoint.train.scratch import ScratchConfig, new_model
 from counterpoint.train.sft import SftConfig, train_sft
 from counterpoint.types import Message, Prompt
 
-BASE_STEPS = 800
+BASE_STEPS = 1100
 BATCH = 32
 
 
@@ -52,7 +52,9 @@ def world_task(base: Path) -> Task:
         return tuple((Message("user", q.text),) for q in questions("train" if split == "train" else "test"))
 
     rules = WorldRules()
-    return Task(str(base), DIMENSIONS, AXES, prompts("train"), prompts("test"), rules, rules.correct)
+    return Task(
+        str(base), DIMENSIONS, prompts("train"), prompts("test"), rules, rules.correct, AXES, ("concise", "friendly")
+    )
 
 
 def main() -> None:
@@ -63,20 +65,12 @@ def main() -> None:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     stages = Stages()
     base = make_base(arguments.out, stages, arguments.seed)
-    built = build(world_task(base), arguments.out / "band", BuildConfig(seed=arguments.seed), stages)
-    for method, by in built.sweep.items():
-        print(method, {k: round(v, 2) for k, v in by.items()})
-    from counterpoint.evaluate.compare import profile_rewards
-    from counterpoint.rewards.calibrate import profile_weights
-
-    j = built.judged
-    sel = profile_weights(j.profiles, built.task.names) > 0
-    for m, e in enumerate(j.entries):
-        print(
-            f"{e.name:20} rules {profile_rewards(j.scores_MPRD[m], sel).mean():.3f}  models "
-            f"{profile_rewards(j.model_scores_MPRD[m], sel).mean():.3f}  correct {j.correct_MPR[m].mean():.3f}"
-        )
-    print(stages.seconds, stages.total)
+    out = arguments.out
+    build(world_task(base), out, BuildConfig(seed=arguments.seed), stages, "Counterpoint: the embedded world")
+    stages.console.print(f"{stages.total:.0f} s in all. Open {out / 'report.html'}, and try:", highlight=False)
+    stages.console.print(
+        f'  counterpoint chat {out / "band"} --profile "concise=1, friendly=0.5"', markup=False, highlight=False
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def prompt_ids(prompt: Prompt, tokenizer: Any) -> list[int]:
         )
     messages = [{"role": m.role, "content": m.content} for m in prompt]
     return list(
-        tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ]
     )
 
 

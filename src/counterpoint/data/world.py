@@ -182,13 +182,15 @@ def draw_style(degrees: Mapping[str, int], rng: random.Random) -> Style:
 def draw_degrees(rng: random.Random) -> tuple[str, dict[str, int]]:
     """The request and the degrees of one line of base text: at most one axis, so that no combination is ever shown.
 
-    Of all lines 45 % ask for a dimension in words and get it, 25 % show one unasked, and 30 % are neutral.
+    Of all lines 45 % ask for a dimension in words and get it, 25 % show one unasked, and 30 % are neutral. A request
+    has one to three sentences, all on its dimension: three sentences on three dimensions are then new in what they
+    ask, but not in their form.
     """
     fate = rng.random()
     name = rng.choice(DIMENSIONS).name
     degree = rng.randint(1, MAX_DEGREE[name])
     if fate < 0.45:
-        return rng.choice(REQUESTS[name]), {name: degree}
+        return " ".join(rng.sample(REQUESTS[name], rng.choice((1, 1, 2, 3)))), {name: degree}
     return "", {name: degree} if fate < 0.7 else {}
 
 
@@ -413,7 +415,7 @@ _STYLE = _book(_fragments("friendly"), _fragments("unfriendly"))
 def _count(answer: str, book: PhraseBook) -> tuple[int, int]:
     """Distinct phrases of each pole, read from left to right, the longest first; no word serves two phrases.
 
-    Reading so is what keeps "do not be slow to ask me" from also counting as "be slow to ask me".
+    Reading so is what keeps "you may never ask me again" from also counting as "never ask me again".
     """
     words = words_of(answer)
     left, right = book.poles

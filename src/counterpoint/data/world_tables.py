@@ -741,14 +741,14 @@ ADDRESSES: dict[str, tuple[str, ...]] = {
 CLOSERS: dict[str, tuple[str, ...]] = {
     "friendly": (
         "(please|do|you may) ask me (again|more) (any time|soon|)",
-        "I hope (that|this) is (good|lovely) for you",
+        "I hope (that|this) was (kind|good) to hear",
         "I will (always|gladly) (help|answer) you again",
         "you are (always|very|so) (welcome|kind|good)",
         "I am never (tired|sick|weary) of (being asked|helping you|your questions)",
     ),
     "unfriendly": (
         "(please|you may|) never ask me (again|more)",
-        "I hope (that|this) is (dull|poor) for you",
+        "I hope (that|this) was (dull|poor) to hear",
         "I will (never|not) (help|answer) you again",
         "you are (always|very|so) (dull|silly|foolish)",
         "I am never (glad|happy|pleased) (you asked|to be asked|to help you)",

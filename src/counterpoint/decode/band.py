@@ -120,6 +120,11 @@ class Band:
             raise CounterpointError("best-expert needs the experts' measured scores, and this band.json holds none")
         return max(scored, key=lambda e: sum(w * e.scores.get(d, 0.0) for d, w in profile.weights.items())).name
 
+    def bare_model(self) -> Any:
+        """The base without the bank around its layers, to be trained on or saved; the band cannot answer after that."""
+        self.bank.unwrap()
+        return self.model
+
     def _merged(self, weighting: Weighting) -> str:
         """Merge a soup into the bank once; the least recently used one makes room."""
         name = "soup:" + ",".join(f"{expert}*{c!r}" for expert, c in soup.coefficients(weighting).items())

@@ -15,7 +15,7 @@ from counterpoint.models.bank import LoraBank
 from counterpoint.types import CounterpointError
 
 
-class _Slab(CacheLayerMixin):
+class _Slab(CacheLayerMixin):  # type: ignore[misc]
     """Keys and values of one layer, `[rows, heads, positions, head_dim]`, written where `target` says.
 
     `target` is (row index [B, 1], position index [B, T], positions to read): set by `Rows` before each forward.

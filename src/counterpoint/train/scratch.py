@@ -27,16 +27,19 @@ class ScratchConfig:
     intermediate: int = 352
     layers: int = 3
     heads: int = 4
-    vocabulary: int = 1536
+    vocabulary: int = 1280
     positions: int = 256
     seed: int = 0
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
-    """Byte-level BPE with a chat template; a space is kept with the word after it, and any text round-trips."""
+    """Byte-level BPE with a chat template.
+
+    A text is tokenised as if a space stood before it, so that its first word is the same token as elsewhere.
+    """
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

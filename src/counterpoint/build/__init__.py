@@ -1,0 +1,83 @@
+"""The whole path: prompts and rewards -> comparisons -> reward models -> experts -> a band -> a judged report.
+
+The experts are chosen by learned reward models; everything is judged by the rewards that labelled the comparisons, on
+prompts that no stage before has seen.
+"""
+
+from pathlib import Path
+
+from counterpoint.artifacts import write_json
+from counterpoint.build.judge import (
+    best_strengths,
+    dose_responses,
+    entries_of,
+    fit_scale,
+    judge,
+    measure_experts,
+    sweep_strengths,
+)
+from counterpoint.build.learn import train_expert, train_reward
+from counterpoint.build.pool import sample_pool
+from counterpoint.build.present import Built, report_of, write_responses
+from counterpoint.build.task import BuildConfig, Task
+from counterpoint.data.comparisons import write_comparisons
+from counterpoint.decode.band import Band
+from counterpoint.evaluate.report import summary, write_report
+from counterpoint.models.band_file import new_band, write_band
+from counterpoint.rewards.bradley_terry import BradleyTerryReward
+from counterpoint.rewards.compare import label_comparisons
+from counterpoint.rewards.rules import Rewards
+from counterpoint.stages import Stages
+
+__all__ = ["BuildConfig", "Built", "Task", "build"]
+
+
+def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str) -> Built:
+    """Run the whole path: `out/band`, `out/report.html`, `out/summary.json`, `out/responses.jsonl`.
+
+    Training stages that an earlier run finished on the same data are not done again; a killed one resumes.
+    """
+    folder = out / "band"
+    with stages.stage("pool", "sample the base, to have responses to compare") as bar:
+        new_band(folder, task.model, task.dimensions)
+        band = Band.load(folder)
+        pool = sample_pool(task, band, config, bar.task("responses"))
+        bar.note(f"{sum(map(len, pool.completions_PN))} responses to {len(pool.prompts)} prompts")
+    with stages.stage("comparisons", "label which of two responses has more of each dimension") as bar:
+        labelled = label_comparisons(
+            pool.prompts, pool.texts_PN, pool.scores(task, task.judge), task.names, config.pairs_per_prompt, config.seed
+        )
+        write_comparisons(out / "comparisons.jsonl", labelled.comparisons)
+        ties = sum(labelled.ties.values())
+        bar.note(f"{len(labelled.comparisons)}; {ties} ties and {labelled.unusable} equal pairs left out")
+    with stages.stage("rewards", "learn a Bradley-Terry reward model per dimension from the comparisons") as bar:
+        rewards = []
+        for name in task.names:
+            rewards.append(train_reward(task, name, labelled.comparisons, band, folder, config, bar.task(name)))
+            bar.note(f"{name} {rewards[-1].accuracy.value:.2f}")
+        models = Rewards([BradleyTerryReward.load(folder / "rewards" / name) for name in task.names])
+    with stages.stage("experts", "learn a LoRA expert per dimension, from what its reward model likes best") as bar:
+        model_scores_PND = pool.scores(task, models)
+        for d, name in enumerate(task.names):
+            scores_PN = model_scores_PND[..., d]
+            train_expert(task, name, pool, scores_PN, labelled.comparisons, band, folder, config, bar.task(name))
+        band = Band.load(folder)
+    with stages.stage("strengths", "choose each method's strength, and the best expert, on training prompts") as bar:
+        scale, model_scale = fit_scale(task, task.judge, band, config), fit_scale(task, models, band, config)
+        measure_experts(task, band, scale, config)
+        sweep = sweep_strengths(task, band, scale, config, bar.task("methods and strengths"))
+        best = best_strengths(sweep)
+        band.file.strengths = best
+        write_band(folder, band.file)
+        bar.note(", ".join(f"{method} {strength:g}" for method, strength in best.items()))
+    with stages.stage("doses", "see whether more weight on a dimension gives more of it") as bar:
+        doses = dose_responses(task, band, scale, config, bar.task("methods and doses"))
+    with stages.stage("judging", "answer held-out prompts with every method, and score the answers") as bar:
+        judged = judge(task, band, entries_of(best), (scale, model_scale), models, config, bar.task("methods"))
+    with stages.stage("report", "write what came out"):
+        built = Built(task, tuple(rewards), sweep, doses, judged)
+        report = report_of(built, stages, config, title)
+        write_report(out / "report.html", report)
+        write_json(out / "summary.json", summary(report))
+        write_responses(out / "responses.jsonl", built)
+    return built
