@@ -27,7 +27,7 @@ from counterpoint.profiles import parse_profile
 from counterpoint.types import Completion, CounterpointError, Message, Profile, Prompt, Weighting
 
 METHODS = ("base", "prompted", "best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log")
-SOUPS_KEPT = 64
+SOUPS_KEPT = 16
 
 
 class Band:
@@ -83,7 +83,14 @@ class Band:
             self.request(prompt, self.plan(profile, method), replace(sampling, seed=sampling.seed + index))
             for index, (prompt, profile) in enumerate(zip(prompts, profiles, strict=True))
         ]
-        return self.engine.run(requests, progress)
+        return self.run(requests, progress)
+
+    def run(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Completion]:
+        """Decode requests made by `request`, then forget the soups that have not been used for long."""
+        completions = self.engine.run(requests, progress)
+        while len(self._soups) > SOUPS_KEPT:
+            self.bank.remove(self._soups.popitem(last=False)[0])
+        return completions
 
     def request(self, prompt: Prompt, plan: Plan, sampling: Sampling) -> Request:
         """Render the prompt of each of a plan's rows."""
@@ -126,14 +133,12 @@ class Band:
         return self.model
 
     def _merged(self, weighting: Weighting) -> str:
-        """Merge a soup into the bank once; the least recently used one makes room."""
+        """Merge a soup into the bank, once."""
         name = "soup:" + ",".join(f"{expert}*{c!r}" for expert, c in soup.coefficients(weighting).items())
         if name not in self._soups:
             self.bank.add(name, soup.merge(self.bank.experts, weighting))
         self._soups[name] = None
         self._soups.move_to_end(name)
-        if len(self._soups) > SOUPS_KEPT and self.engine.idle:
-            self.bank.remove(self._soups.popitem(last=False)[0])
         return name
 
     def _asking(self, prompt: Prompt, row: Row) -> Prompt:

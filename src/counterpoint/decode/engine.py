@@ -103,7 +103,7 @@ class Engine:
 
     @torch.no_grad()
     def next_distributions(self, requests: Sequence[Request]) -> Tensor:
-        """The log-distribution `[Q, V]` of each request's first token, with nothing decoded. The engine must be idle."""
+        """The log-distribution `[Q, V]` of each request's first token. Nothing is decoded; the engine must be idle."""
         if not self.idle:
             raise RuntimeError("requests are being decoded")
         for request in requests:
