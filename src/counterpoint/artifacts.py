@@ -98,7 +98,12 @@ def _replace_folder(new: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         os.rename(final, old)
-    os.rename(new, final)
+    try:
+        os.rename(new, final)
+    except BaseException:
+        if old.exists():
+            os.rename(old, final)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ The experts are chosen by learned reward models; everything is judged by the rew
 prompts that no stage before has seen.
 """
 
+from math import comb
 from pathlib import Path
 
 from counterpoint.artifacts import write_json
@@ -17,7 +18,7 @@ from counterpoint.build.judge import (
     sweep_strengths,
 )
 from counterpoint.build.learn import train_expert, train_reward
-from counterpoint.build.pool import sample_pool
+from counterpoint.build.pool import Pool, sample_pool
 from counterpoint.build.present import Built, report_of, write_responses
 from counterpoint.build.task import BuildConfig, Task
 from counterpoint.data.comparisons import write_comparisons
@@ -27,7 +28,8 @@ from counterpoint.models.band_file import new_band, write_band
 from counterpoint.rewards.bradley_terry import BradleyTerryReward
 from counterpoint.rewards.compare import label_comparisons
 from counterpoint.rewards.rules import Rewards
-from counterpoint.stages import Stages
+from counterpoint.stages import Bar, Stages
+from counterpoint.types import Comparison
 
 __all__ = ["BuildConfig", "Built", "Task", "build"]
 
@@ -44,23 +46,20 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
         pool = sample_pool(task, band, config, bar.task("responses"))
         bar.note(f"{sum(map(len, pool.completions_PN))} responses to {len(pool.prompts)} prompts")
     with stages.stage("comparisons", "label which of two responses has more of each dimension") as bar:
-        labelled = label_comparisons(
-            pool.prompts, pool.texts_PN, pool.scores(task, task.judge), task.names, config.pairs_per_prompt, config.seed
-        )
-        write_comparisons(out / "comparisons.jsonl", labelled.comparisons)
-        ties = sum(labelled.ties.values())
-        bar.note(f"{len(labelled.comparisons)}; {ties} ties and {labelled.unusable} equal pairs left out")
+        comparisons = task.comparisons or label(task, pool, config, bar)
+        write_comparisons(out / "comparisons.jsonl", comparisons)
+        bar.note(f"{len(comparisons)} comparisons")
     with stages.stage("rewards", "learn a Bradley-Terry reward model per dimension from the comparisons") as bar:
         rewards = []
         for name in task.names:
-            rewards.append(train_reward(task, name, labelled.comparisons, band, folder, config, bar.task(name)))
+            rewards.append(train_reward(task, name, comparisons, band, folder, config, bar.task(name)))
             bar.note(f"{name} {rewards[-1].accuracy.value:.2f}")
         models = Rewards([BradleyTerryReward.load(folder / "rewards" / name) for name in task.names])
     with stages.stage("experts", "learn a LoRA expert per dimension, from what its reward model likes best") as bar:
         model_scores_PND = pool.scores(task, models)
         for d, name in enumerate(task.names):
             scores_PN = model_scores_PND[..., d]
-            train_expert(task, name, pool, scores_PN, labelled.comparisons, band, folder, config, bar.task(name))
+            train_expert(task, name, pool, scores_PN, comparisons, band, folder, config, bar.task(name))
         band = Band.load(folder)
     with stages.stage("strengths", "choose each method's strength, and the best expert, on training prompts") as bar:
         scale, model_scale = fit_scale(task, task.judge, band, config), fit_scale(task, models, band, config)
@@ -81,3 +80,12 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
         write_json(out / "summary.json", summary(report))
         write_responses(out / "responses.jsonl", built)
     return built
+
+
+def label(task: Task, pool: Pool, config: BuildConfig, bar: Bar) -> tuple[Comparison, ...]:
+    """Pairs of the pool's responses, labelled by the judge."""
+    scores_PND = pool.scores(task, task.judge)
+    pairs = min(config.pairs_per_prompt, comb(scores_PND.shape[1], 2))
+    labelled = label_comparisons(pool.prompts, pool.texts_PN, scores_PND, task.names, pairs, config.seed)
+    bar.note(f"{sum(labelled.ties.values())} ties and {labelled.unusable} equal or empty pairs left out")
+    return labelled.comparisons

@@ -23,7 +23,7 @@ from counterpoint.models.adapter import read_adapter
 from counterpoint.models.band_file import BandFile, base_path, read_band
 from counterpoint.models.bank import LoraBank
 from counterpoint.models.load import load_model, load_tokenizer
-from counterpoint.profiles import parse_profile
+from counterpoint.profiles import parse_profile, unknown_name
 from counterpoint.types import Completion, CounterpointError, Message, Profile, Prompt, Weighting
 
 METHODS = ("base", "prompted", "best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log")
@@ -101,6 +101,9 @@ class Band:
         """How a method serves a profile. Raises CounterpointError for an unknown method."""
         if method not in METHODS:
             raise CounterpointError(f"unknown method {method!r}; there are: {', '.join(METHODS)}")
+        for name in profile.weights if profile else ():
+            if name not in self.dimensions:
+                raise CounterpointError(unknown_name("dimension", name, self.dimensions))
         if method == "base" or profile is None:
             return Plan((Row(),))
         if method == "prompted":
@@ -128,7 +131,7 @@ class Band:
         return max(scored, key=lambda e: sum(w * e.scores.get(d, 0.0) for d, w in profile.weights.items())).name
 
     def bare_model(self) -> Any:
-        """The base without the bank around its layers, to be trained on or saved; the band cannot answer after that."""
+        """The base without the bank around its layers, to be copied, trained on or saved, until the band answers again."""
         self.bank.unwrap()
         return self.model
 

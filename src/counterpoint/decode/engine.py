@@ -6,7 +6,8 @@ gets does not depend on its companions (law `batch`).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +27,10 @@ class Request:
     plan: Plan
     contexts: tuple[tuple[int, ...], ...]
     sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        if len(self.contexts) != len(self.plan.rows):
+            raise ValueError(f"{len(self.plan.rows)} rows but {len(self.contexts)} contexts")
 
 
 @dataclass
@@ -79,6 +84,8 @@ class Engine:
         """Queue a request and return its ticket."""
         if len(request.plan.rows) > self.max_rows:
             raise CounterpointError(f"a request of {len(request.plan.rows)} rows; the engine holds {self.max_rows}")
+        if not all(request.contexts):
+            raise CounterpointError("the prompt has no tokens; a response needs at least one to follow")
         prompt = max(map(len, request.contexts))
         if prompt >= self.longest:
             raise CounterpointError(f"the prompt has {prompt} tokens; with the response, {self.longest} is the most")
@@ -91,31 +98,46 @@ class Engine:
         return not self._waiting and not self._live
 
     def run(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Completion]:
-        """Decode requests to the end; completions in the order of the requests."""
-        ticket = {self.submit(request): index for index, request in enumerate(requests)}
+        """Decode requests to the end; completions in the order of the requests. The engine must be idle."""
         done: dict[int, Completion] = {}
-        while not self.idle:
-            for finished, completion in self.step():
-                done[ticket[finished]] = completion
-            if progress:
-                progress(len(done), len(requests))
-        return [done[index] for index in range(len(requests))]
+        with self._alone():
+            tickets = [self.submit(request) for request in requests]
+            while not self.idle:
+                done.update(self.step())
+                if progress:
+                    progress(len(done), len(requests))
+        return [done[ticket] for ticket in tickets]
 
     @torch.no_grad()
     def next_distributions(self, requests: Sequence[Request]) -> Tensor:
         """The log-distribution `[Q, V]` of each request's first token. Nothing is decoded; the engine must be idle."""
+        parts = [torch.empty(0, self.model.vocabulary)]
+        with self._alone():
+            for request in requests:
+                self.submit(request)
+            while not self.idle:
+                self._join()
+                parts.append(self.next_logp().to(parts[0]))
+                self._leave([])
+        return torch.cat(parts)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nothing else is being decoded, and what fails inside leaves nothing behind that a later call would meet."""
         if not self.idle:
             raise RuntimeError("requests are being decoded")
-        for request in requests:
-            self.submit(request)
-        self._join()
-        logp_QV = self.next_logp()
-        self._leave([])
-        return logp_QV
+        try:
+            yield
+        except BaseException:
+            self._waiting.clear()
+            self._leave([])
+            raise
 
     @torch.no_grad()
     def step(self) -> list[tuple[int, Completion]]:
         """Let waiting requests join, advance every live one by a token, and return what finished, by ticket."""
+        if self.idle:
+            return []
         self._join()
         logp_QV = self.next_logp()
         uniform = [live.noise[len(live.tokens)] for live in self._live]
@@ -144,7 +166,7 @@ class Engine:
                 logp_QV[group.members] = logp_BV[group.rows_GK[:, 0]]
             else:
                 mix = mix_prob if group.space == "prob" else mix_log
-                logp_QV[group.members] = mix(logp_BV[group.rows_GK], group.c_GK)
+                logp_QV[group.members] = mix(logp_BV[group.rows_GK], group.c_GK.to(logp_BV.device))
         return logp_QV
 
     def _join(self) -> None:
@@ -156,7 +178,7 @@ class Engine:
             rows += len(indices)
             room = self.longest - max(map(len, request.contexts))
             limit = min(request.sampling.max_tokens, room)
-            joining.append(_Live(ticket, request, indices, noise(request.sampling), limit))
+            joining.append(_Live(ticket, request, indices, noise(request.sampling.seed, limit), limit))
         if joining:
             contexts = [context for live in joining for context in live.request.contexts]
             self.model.join(contexts, [row.gate for live in joining for row in live.request.plan.rows])

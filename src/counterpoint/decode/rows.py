@@ -105,8 +105,9 @@ class Rows:
                     f"a prompt of {len(context)} tokens: this model takes 1 to {self.longest - 1} and a response"
                 )
         first = len(self._gates)
-        self._gates = [*self._gates, *gates]
-        self._gate_B1K = self.bank.gate(self._gates)
+        together = [*self._gates, *gates]
+        self._gate_B1K = self.bank.gate(together)
+        self._gates = together
         lengths = torch.tensor([len(c) - 1 for c in contexts], device=self._length_B.device)
         self._length_B = torch.cat([self._length_B, lengths])
         self._reserve(len(self._gates), int(self._length_B.max()) + 1)

@@ -29,22 +29,26 @@ class Sampling:
     def __post_init__(self) -> None:
         ranges = {
             "temperature": (0 <= self.temperature < math.inf, "a number from 0"),
-            "top_k": (self.top_k >= 0, "a whole number from 0"),
+            "top_k": (_whole(self.top_k) and self.top_k >= 0, "a whole number from 0"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
             "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0"),
-            "max_tokens": (self.max_tokens >= 1, "a whole number from 1"),
-            "stop": (all(self.stop), "strings of one character or more"),
+            "max_tokens": (_whole(self.max_tokens) and self.max_tokens >= 1, "a whole number from 1"),
+            "stop": (
+                not isinstance(self.stop, str) and all(isinstance(s, str) and s for s in self.stop),
+                "a tuple of strings of one character or more",
+            ),
+            "seed": (_whole(self.seed) and -(2**63) <= self.seed < 2**64, "a whole number of 64 bits"),
         }
         for field, (good, expected) in ranges.items():
             if not good:
                 raise CounterpointError(f"{field} is {getattr(self, field)!r}; it must be {expected}")
 
 
-def noise(sampling: Sampling) -> list[float]:
+def noise(seed: int, positions: int) -> list[float]:
     """One uniform number per position, a function of (seed, position) alone."""
-    generator = torch.Generator().manual_seed(sampling.seed)
-    uniform: list[float] = torch.rand(sampling.max_tokens, generator=generator, dtype=torch.float64).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    uniform: list[float] = torch.rand(positions, generator=generator, dtype=torch.float64).tolist()
     return uniform
 
 
@@ -60,16 +64,20 @@ def penalise(logits_BV: Tensor, seen: Sequence[Sequence[int] | None], penalty_B:
 
 
 def sample(logp_QV: Tensor, samplings: Sequence[Sampling], uniform_Q: Sequence[float]) -> list[int]:
-    """One token per request: temperature, top-k, top-p and min-p in that order, then the inverse of the CDF."""
+    """One token per request: temperature, top-k, top-p and min-p in that order, then the inverse of the CDF.
+
+    Of equally likely tokens those of the smallest ids are the first to be kept.
+    """
     if all(s.temperature == 0 for s in samplings):
         greedy: list[int] = logp_QV.argmax(-1).tolist()
         return greedy
     device = logp_QV.device
-    temperature_Q = torch.tensor([s.temperature or 1.0 for s in samplings], device=device)
+    temperature_Q = torch.tensor([s.temperature or 1.0 for s in samplings], dtype=torch.float64, device=device)
+    best_Q1 = logp_QV.max(-1, keepdim=True).values
     logp_QV = torch.where(
         torch.tensor([s.temperature == 0 for s in samplings], device=device)[:, None],
         _only_best(logp_QV),
-        torch.log_softmax(logp_QV / temperature_Q[:, None], dim=-1),
+        torch.log_softmax((logp_QV - best_Q1).double() / temperature_Q[:, None], dim=-1).to(logp_QV),
     )
     logp_QV = keep_likely(logp_QV, samplings)
     cdf_QV = logp_QV.double().exp().cumsum(-1)
@@ -96,6 +104,10 @@ def keep_likely(logp_QV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
         best_Q1 = logp_QV.max(-1, keepdim=True).values
         logp_QV = logp_QV.masked_fill(logp_QV < best_Q1 + min_p_Q.log()[:, None], -math.inf)
     return logp_QV
+
+
+def _whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def _only_best(logp_QV: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def read_adapter(folder: Path) -> LoraFactors:
     for module, pair in halves.items():
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
             raise CounterpointError(f"{path}: module {module!r} needs factors A [r, in] and B [out, r] of one rank")
-        factors[module] = (pair["A"], pair["B"] * _scale(config, module, rank=pair["A"].shape[0]))
+        factors[module] = (pair["A"], pair["B"] * _scale(folder / CONFIG, config, module, rank=pair["A"].shape[0]))
     return LoraFactors(factors)
 
 
@@ -112,13 +112,15 @@ def _refuse_unsupported(path: Path, config: Any) -> None:
             )
 
 
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    alpha = config["lora_alpha"]
+def _scale(path: Path, config: dict[str, Any], module: str, rank: int) -> float:
+    alpha = config.get("lora_alpha")
     patterns = config.get("alpha_pattern") or {}
     if patterns:
         from peft.utils.other import get_pattern_key  # heavy, and needed for few adapters
 
         alpha = patterns.get(get_pattern_key(list(patterns), module), alpha)
+    if not isinstance(alpha, int | float):
+        raise CounterpointError(f"{path}: the alpha of module {module!r} is {alpha!r}; lora_alpha must be a number")
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

@@ -59,7 +59,7 @@ class BandFile(_Strict):
 def read_band(folder: Path) -> BandFile:
     """Read and check `band.json`. Raises CounterpointError that names the file and each wrong field."""
     if not (folder / BAND).exists():
-        raise CounterpointError(f"{folder}: not a band, since it holds no {BAND}; `counterpoint new` makes one")
+        raise CounterpointError(f"{folder}: not a band, since it holds no {BAND}; `counterpoint build` makes one")
     raw = read_json(folder / BAND)
     try:
         band = BandFile.model_validate(raw)
@@ -98,6 +98,8 @@ def base_path(folder: Path, band: BandFile) -> str:
 
 def base_hash(folder: Path) -> str:
     """SHA-256 over the weights and the config of a model folder."""
+    if not (folder / "config.json").exists():
+        raise CounterpointError(f"{folder}: not a model folder, since it holds no config.json")
     return hash_files(folder / "config.json", *sorted(folder.glob("*.safetensors")))
 
 
@@ -112,7 +114,7 @@ def new_band(folder: Path, base: str, dimensions: Sequence[Dimension]) -> BandFi
     """Start a band: `base` is a model folder, kept as a path relative to the band, or a hub id."""
     local = Path(base).is_dir()
     band = BandFile(
-        base=os.path.relpath(base, folder) if local else base,
+        base=os.path.relpath(Path(base).resolve(), folder.resolve()) if local else base,
         base_hash=base_hash(Path(base)) if local else None,
         dimensions=[DimensionEntry(**vars(dimension)) for dimension in dimensions],
         experts=[],

@@ -67,7 +67,7 @@ class BankLinear(nn.Module):
 
 
 class LoraBank:
-    """Experts that share one base model. Wraps the linear layers of `model` in place, the first time one is adapted."""
+    """Experts that share one base model. Wraps the linear layers of `model` in place, when a gate first adapts one."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -87,8 +87,6 @@ class LoraBank:
                     f"expert {name!r}, module {module!r}: its delta is {b.shape[0]} x {a.shape[1]}, the base layer is "
                     f"{base.out_features} x {base.in_features}; was it trained on another base?"
                 )
-        for module in adapter.factors:
-            self._wrap(module)
         self.experts[name] = adapter
 
     def remove(self, name: str) -> None:
@@ -97,10 +95,11 @@ class LoraBank:
         self._active = ()
 
     def unwrap(self) -> None:
-        """Give the model its own layers back."""
+        """Give the model its own layers back, until the next gate that needs them wrapped."""
         for module, layer in self._layers.items():
             self.model.set_submodule(module, layer.base)
         self._layers = {}
+        self._active = ()
 
     def gate(self, gates: Sequence[Mapping[str, float]]) -> Tensor | None:
         """Turn one {expert: coefficient} per row into `[B, 1, K]` over the active experts; None if no row needs any."""
@@ -127,6 +126,9 @@ class LoraBank:
     def _activate(self, names: tuple[str, ...]) -> None:
         if names == self._active:
             return
+        for name in names:
+            for module in self.experts[name].factors:
+                self._wrap(module)
         for module, layer in self._layers.items():
             layer.stack([self.experts[name].factors.get(module) for name in names])
         self._active = names
@@ -146,4 +148,3 @@ class LoraBank:
         if isinstance(layer, nn.Linear):
             self._layers[module] = BankLinear(layer, self.context)
             self.model.set_submodule(module, self._layers[module])
-            self._active = ()

@@ -9,10 +9,12 @@ def constant(profile: Profile, experts: Sequence[Expert]) -> Weighting:
     """Normalise a profile's weights over the experts of its dimensions: w_k = p_k / sum_j p_j.
 
     A dimension with several experts shares its weight among them equally. Raises CounterpointError for a wanted
-    dimension that no expert serves.
+    dimension that no expert serves, and for a profile that wants nothing.
     """
     wanted = {dimension: weight for dimension, weight in profile.weights.items() if weight > 0}
     total = sum(wanted.values())
+    if not wanted:
+        raise CounterpointError("the profile wants nothing: every weight is 0; give one dimension a positive weight")
     names: list[str] = []
     w: list[float] = []
     for dimension, weight in wanted.items():

@@ -1,0 +1,272 @@
+"""The command line: parse, call, print. Heavy imports wait inside the commands, so that `--help` is quick."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from counterpoint.types import CounterpointError
+
+if TYPE_CHECKING:
+    from counterpoint.build import Task
+    from counterpoint.decode.band import Band
+
+app = typer.Typer(
+    help="Language models that suit each person: one expert per preference, combined for any profile.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+
+BandFolder = Annotated[Path, typer.Argument(help="A band: a folder with band.json.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line and exit code 2, never in a traceback."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle threads sleep instead of spinning
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except CounterpointError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)
+
+
+@app.command()
+def chat(
+    band: BandFolder,
+    prompt: Annotated[str | None, typer.Argument(help="What to answer; without it, a conversation begins.")] = None,
+    profile: Annotated[str, typer.Option(help='Who asks, such as "concise=1, friendly=0.5, strength=1.5".')] = "",
+    method: Annotated[str, typer.Option(help="How the experts are combined.")] = "soup",
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer as the person of a profile would like it."""
+    from counterpoint.decode.sampling import Sampling
+
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    loaded = load_band(band, threads)
+    if prompt is not None:
+        out.print(reply(loaded, prompt, profile, method, sampling, as_json), markup=False, soft_wrap=True)
+        return
+    if sys.stdin.isatty():
+        out.print(f"[dim]dimensions: {', '.join(loaded.dimensions)}; an empty line ends the conversation[/dim]")
+    for line in questions():
+        out.print(reply(loaded, line, profile, method, sampling, as_json), markup=False, soft_wrap=True)
+
+
+def questions() -> Any:
+    """Lines that a person types, or that are piped in, up to the first empty one."""
+    while True:
+        try:
+            line = input("you> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not line:
+            return
+        yield line
+
+
+def reply(band: "Band", prompt: str, profile: str, method: str, sampling: Any, as_json: bool) -> str:
+    """One answer as text, or as JSON with what was in force."""
+    text = band.chat(prompt, profile or None, method, sampling)
+    if not as_json:
+        return text
+    from counterpoint.profiles import parse_profile
+
+    wanted = parse_profile(profile, band.dimensions) if profile else None
+    in_force = {"weights": dict(wanted.weights), "strength": wanted.strength} if wanted else {}
+    return json.dumps({"prompt": prompt, "response": text, "method": method if wanted else "base", **in_force})
+
+
+@app.command()
+def inspect(band: BandFolder, as_json: AsJson = False) -> None:
+    """Show what a band holds, and check that it is whole."""
+    from counterpoint.models.adapter import read_adapter
+    from counterpoint.models.band_file import base_path, read_band
+
+    file = read_band(band)
+    base = base_path(band, file)
+    adapters = {entry.name: read_adapter(band / "experts" / entry.name) for entry in file.experts}
+    if as_json:
+        sizes = {name: adapter.size for name, adapter in adapters.items()}
+        rewards = sorted(folder.name for folder in (band / "rewards").glob("*/"))
+        print(json.dumps({**file.model_dump(), "parameters": sizes, "rewards": rewards}, indent=1))
+        return
+    out.print(f"[bold]{band}[/bold]  base {base}, {len(file.experts)} experts", soft_wrap=True)
+    table = Table("expert", "dimension", "what it gives", "parameters", "own score", "trained on", box=None)
+    descriptions = {entry.name: entry.description for entry in file.dimensions}
+    for entry in file.experts:
+        score = entry.scores.get(entry.dimension)
+        table.add_row(
+            entry.name, entry.dimension, descriptions[entry.dimension], f"{adapters[entry.name].size:,}",
+            "-" if score is None else f"{score:+.2f}", entry.trained_on,
+        )  # fmt: skip
+    out.print(table)
+    if file.strengths:
+        best = ", ".join(f"{method} {strength:g}" for method, strength in file.strengths.items())
+        out.print(f"strengths that scored best in training: {best}", soft_wrap=True)
+
+
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="A Hugging Face causal language model: a folder or an id.")],
+    prompts: Annotated[list[Path], typer.Option(help="Prompts to learn from: .txt (one a line) or .jsonl(.gz).")],
+    reward: Annotated[list[str], typer.Option(help="DIMENSION=RULE: length, ari, words:a,b, regex:P, python:f.py:g.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where the band and the report go.")],
+    test_prompts: Annotated[
+        list[Path] | None, typer.Option(help="Prompts to judge by; else a quarter.")
+    ] = None,
+    axis: Annotated[list[str] | None, typer.Option(help="Opposed dimensions, such as short,long.")] = None,
+    request: Annotated[list[str] | None, typer.Option(help='DIMENSION="Please ...": how to ask for it.')] = None,
+    comparisons: Annotated[
+        list[Path] | None, typer.Option(help="Preference data, instead of rule labels.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out bad lines of the data, and list them.")] = False,
+    experts: Annotated[str, typer.Option(help="best-of-n, sft (on preferred responses) or dpo.")] = "best-of-n",
+    samples: Annotated[int, typer.Option(help="Responses per prompt to choose from.")] = 16,
+    expert_steps: Annotated[int, typer.Option(help="Training steps per expert.")] = 60,
+    reward_steps: Annotated[int, typer.Option(help="Training steps per reward model.")] = 60,
+    learning_rate: Annotated[float, typer.Option(help="Of the experts.")] = 2e-3,
+    lora_rank: Annotated[int, typer.Option(help="Rank of the experts.")] = 8,
+    batch: Annotated[int, typer.Option(help="Examples per training step.")] = 32,
+    temperature: Annotated[float, typer.Option(help="Of the judged answers.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.")] = 64,
+    tune_prompts: Annotated[int, typer.Option(help="Training prompts on which strengths are chosen.")] = 24,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 writes none.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of sampling and training.")] = 0,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Learn an expert per dimension, combine them in every way, and judge the result: the whole path."""
+    import torch
+
+    from counterpoint.artifacts import read_json
+    from counterpoint.build import BuildConfig
+    from counterpoint.build import build as run
+    from counterpoint.stages import Stages
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    task = make_task(model, prompts, test_prompts or [], reward, axis or [], request or [], comparisons or [], skip_bad)
+    config = BuildConfig(
+        samples=samples, asked=0 if not request else 2, experts=experts, expert_steps=expert_steps,  # type: ignore[arg-type]
+        reward_steps=reward_steps, expert_learning_rate=learning_rate, lora_rank=lora_rank, batch=batch,
+        temperature=temperature, max_tokens=max_tokens, tune_prompts=tune_prompts, checkpoint_every=checkpoint_every,
+        seed=seed,
+    )  # fmt: skip
+    stages = Stages()
+    run(task, folder, config, stages, f"Counterpoint: {Path(model).name}")
+    summary = read_json(folder / "summary.json")
+    if as_json:
+        print(json.dumps(summary))
+        return
+    print_summary(summary)
+    out.print(f"{stages.total:.0f} s in all. Open {folder / 'report.html'}, and try:", soft_wrap=True)
+    example = f'counterpoint chat {folder / "band"} "..." --profile "{task.names[0]}=1"'
+    out.print(f"  {example}", markup=False, soft_wrap=True)
+
+
+def make_task(
+    model: str, prompts: list[Path], test_prompts: list[Path], reward: list[str], axis: list[str], request: list[str],
+    comparisons: list[Path], skip_bad: bool,
+) -> "Task":  # fmt: skip
+    """Read everything that a build is given, and say what was left out."""
+    from counterpoint.build import Task
+    from counterpoint.data.comparisons import read_comparisons
+    from counterpoint.data.prompts import read_prompts
+    from counterpoint.rewards.rules import Rewards, parse_rule
+    from counterpoint.types import Dimension
+
+    rewards = Rewards([parse_rule(text)[1] for text in reward])
+    asked = dict(split_pair(text, "--request") for text in request)
+    for name in [*asked, *(pole for poles in axis for pole in poles.split(","))]:
+        if name.strip() not in rewards.dimensions:
+            raise CounterpointError(f"{name!r} has no --reward; there are rewards for {', '.join(rewards.dimensions)}")
+    learned = read_prompts(prompts, skip_bad)
+    tested = read_prompts(test_prompts, skip_bad) if test_prompts else None
+    given = read_comparisons(comparisons, known=rewards.dimensions, skip_bad=skip_bad) if comparisons else None
+    for bad in [*learned.dropped, *(tested.dropped if tested else ()), *(given.dropped if given else ())]:
+        Console(stderr=True).print(f"left out: {bad}", markup=False, highlight=False, soft_wrap=True)
+    train = tuple(dict.fromkeys(learned.prompts))
+    cut = len(train) - len(train) // 4
+    return Task(
+        model=model,
+        dimensions=tuple(Dimension(name, request=asked.get(name, "")) for name in rewards.dimensions),
+        train_prompts=train if tested else train[:cut],
+        test_prompts=tuple(dict.fromkeys(tested.prompts)) if tested else train[cut:],
+        judge=rewards,
+        axes=tuple(tuple(pole.strip() for pole in poles.split(",")) for poles in axis),
+        trade_off=(rewards.dimensions[0], rewards.dimensions[1]) if len(rewards.dimensions) > 1 else None,
+        comparisons=given.comparisons if given else (),
+    )
+
+
+def split_pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise CounterpointError(f"{option} {text!r}: expected NAME=TEXT")
+    return name.strip(), value.strip()
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """The methods in the order of their reward."""
+    table = Table("method", "reward [95 %]", "average win rate [95 %]", "correct", box=None)
+
+    def cell(interval: dict[str, float]) -> str:
+        return f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+
+    for name, row in sorted(summary["methods"].items(), key=lambda item: -item[1]["reward"]["value"]):
+        correct = "-" if row["correctness"] is None else f"{row['correctness']['value']:.2f}"
+        table.add_row(name, cell(row["reward"]), cell(row["average_win_rate"]), correct)
+    out.print(table)
+
+
+@app.command()
+def data(
+    files: Annotated[list[Path], typer.Argument(help="Preference data: .jsonl or .jsonl.gz, or folders of them.")],
+    dimension: Annotated[str | None, typer.Option(help="The dimension of files without such a column.")] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Count and list bad lines instead of stopping at the first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check preference data: what was understood, and what is wrong with the rest."""
+    from counterpoint.data.comparisons import read_comparisons
+
+    found = read_comparisons(files, dimension, skip_bad=skip_bad)
+    if as_json:
+        dropped = [{"file": str(bad.file), "line": bad.line, "reason": bad.reason} for bad in found.dropped]
+        columns = sorted(found.extra_columns)
+        print(json.dumps({"comparisons": dict(found.counts), "dropped": dropped, "extra_columns": columns}, indent=1))
+        return
+    table = Table("dimension", "comparisons", box=None)
+    for name, count in found.counts.items():
+        table.add_row(name, str(count))
+    out.print(table)
+    if found.extra_columns:
+        out.print(f"columns not used: {', '.join(sorted(found.extra_columns))}", markup=False)
+    for bad in found.dropped:
+        out.print(f"left out: {bad}", markup=False, soft_wrap=True)
+
+
+def load_band(folder: Path, threads: int) -> "Band":
+    import torch
+
+    from counterpoint.decode.band import Band
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    return Band.load(folder)
+
+
+if __name__ == "__main__":
+    main()
