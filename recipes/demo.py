@@ -7,6 +7,7 @@ You should see soups and log mixtures at their best strength well ahead of one e
 
 import argparse
 import os
+import random
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle threads sleep instead of spinning
@@ -21,9 +22,10 @@ from counterpoint.rewards.world import WorldRules
 from counterpoint.stages import Stages
 from counterpoint.train.scratch import ScratchConfig, new_model
 from counterpoint.train.sft import SftConfig, train_sft
-from counterpoint.types import Message, Prompt
+from counterpoint.types import Message
 
-BASE_STEPS = 1100
+BASE_STEPS = 1000
+TRAIN_PROMPTS = 160
 BATCH = 32
 
 
@@ -47,14 +49,14 @@ def make_base(out: Path, stages: Stages, seed: int) -> Path:
 
 def world_task(base: Path) -> Task:
     """Six dimensions on three axes; training and test questions share no subject and no wording."""
-
-    def prompts(split: str) -> tuple[Prompt, ...]:
-        return tuple((Message("user", q.text),) for q in questions("train" if split == "train" else "test"))
-
+    train = [(Message("user", question.text),) for question in questions("train")]
+    test = [(Message("user", question.text),) for question in questions("test")]
+    random.Random(0).shuffle(train)
     rules = WorldRules()
     return Task(
-        str(base), DIMENSIONS, prompts("train"), prompts("test"), rules, rules.correct, AXES, ("concise", "friendly")
-    )
+        model=str(base), dimensions=DIMENSIONS, train_prompts=tuple(train[:TRAIN_PROMPTS]), test_prompts=tuple(test),
+        judge=rules, correct=rules.correct, axes=AXES, trade_off=("concise", "friendly"),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -66,7 +68,13 @@ def main() -> None:
     stages = Stages()
     base = make_base(arguments.out, stages, arguments.seed)
     out = arguments.out
-    build(world_task(base), out, BuildConfig(seed=arguments.seed), stages, "Counterpoint: the embedded world")
+    build(
+        world_task(base),
+        out,
+        BuildConfig(asked=4, pairs_per_prompt=24, workers=2, seed=arguments.seed),
+        stages,
+        "Counterpoint: the embedded world",
+    )
     stages.console.print(f"{stages.total:.0f} s in all. Open {out / 'report.html'}, and try:", highlight=False)
     stages.console.print(
         f'  counterpoint chat {out / "band"} --profile "concise=1, friendly=0.5"', markup=False, highlight=False

@@ -126,14 +126,10 @@ def build(
     prompts: Annotated[list[Path], typer.Option(help="Prompts to learn from: .txt (one a line) or .jsonl(.gz).")],
     reward: Annotated[list[str], typer.Option(help="DIMENSION=RULE: length, ari, words:a,b, regex:P, python:f.py:g.")],
     folder: Annotated[Path, typer.Option("--out", help="Where the band and the report go.")],
-    test_prompts: Annotated[
-        list[Path] | None, typer.Option(help="Prompts to judge by; else a quarter.")
-    ] = None,
+    test_prompts: Annotated[list[Path] | None, typer.Option(help="Prompts to judge by; else a quarter.")] = None,
     axis: Annotated[list[str] | None, typer.Option(help="Opposed dimensions, such as short,long.")] = None,
     request: Annotated[list[str] | None, typer.Option(help='DIMENSION="Please ...": how to ask for it.')] = None,
-    comparisons: Annotated[
-        list[Path] | None, typer.Option(help="Preference data, instead of rule labels.")
-    ] = None,
+    comparisons: Annotated[list[Path] | None, typer.Option(help="Preference data, instead of rule labels.")] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave out bad lines of the data, and list them.")] = False,
     experts: Annotated[str, typer.Option(help="best-of-n, sft (on preferred responses) or dpo.")] = "best-of-n",
     samples: Annotated[int, typer.Option(help="Responses per prompt to choose from.")] = 16,
@@ -146,6 +142,7 @@ def build(
     max_tokens: Annotated[int, typer.Option(help="Longest response, in tokens.")] = 64,
     tune_prompts: Annotated[int, typer.Option(help="Training prompts on which strengths are chosen.")] = 24,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 writes none.")] = 0,
+    workers: Annotated[int, typer.Option(help="Models trained at once; 2 suits small models on two cores.")] = 1,
     seed: Annotated[int, typer.Option(help="Of sampling and training.")] = 0,
     threads: Threads = 0,
     as_json: AsJson = False,
@@ -164,7 +161,7 @@ def build(
         samples=samples, asked=0 if not request else 2, experts=experts, expert_steps=expert_steps,  # type: ignore[arg-type]
         reward_steps=reward_steps, expert_learning_rate=learning_rate, lora_rank=lora_rank, batch=batch,
         temperature=temperature, max_tokens=max_tokens, tune_prompts=tune_prompts, checkpoint_every=checkpoint_every,
-        seed=seed,
+        workers=workers, seed=seed,
     )  # fmt: skip
     stages = Stages()
     run(task, folder, config, stages, f"Counterpoint: {Path(model).name}")

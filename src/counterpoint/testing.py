@@ -1,9 +1,9 @@
-"""What a test can use: pico models that build in milliseconds, a tokenizer in which any text round-trips, toy rewards.
+"""What a test can use: pico models that build in milliseconds, a scripted one, a tokenizer for any text, toy rewards.
 
 Everything is random but reproducible, and leaves the global random state as it was.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,60 @@ def pico_adapter(
             torch.nn.init.normal_(parameter, std=spread, generator=generator)
     model.save_pretrained(folder)
     return folder
+
+
+class ScriptedLM:
+    """A `LanguageModel` without a model: next-token logits are `script(gate, context)`.
+
+    `gate` is the names of a row's experts joined by "+" (empty for the base), `context` every token that the row has
+    seen. `calls` records what was asked of it. Raises AssertionError for a call that the protocol does not allow.
+    """
+
+    def __init__(self, vocabulary: int, script: Callable[[str, tuple[int, ...]], Sequence[float]]) -> None:
+        self.vocabulary = vocabulary
+        self.script = script
+        self.calls: list[tuple[str, tuple[int, ...]]] = []
+        self._gates: list[str] = []
+        self._seen: list[tuple[int, ...]] = []
+        self._due: list[int | None] = []
+
+    @property
+    def rows(self) -> int:
+        """Live rows."""
+        return len(self._seen)
+
+    def join(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
+        self.calls.append(("join", tuple(map(len, contexts))))
+        assert contexts, "join of no rows"
+        assert len(contexts) == len(gates), f"{len(contexts)} contexts but {len(gates)} gates"
+        for context, gate in zip(contexts, gates, strict=True):
+            assert context, "a row without a context"
+            assert all(0 <= token < self.vocabulary for token in context), f"not in the vocabulary: {context}"
+            self._gates.append("+".join(name for name, coefficient in gate.items() if coefficient))
+            self._seen.append(tuple(context[:-1]))
+            self._due.append(context[-1])
+
+    def step(self, tokens_B: Sequence[int]) -> torch.Tensor:
+        self.calls.append(("step", tuple(tokens_B)))
+        assert tokens_B, "step of no rows"
+        assert len(tokens_B) == self.rows, f"{len(tokens_B)} tokens for {self.rows} rows"
+        for row, (token, due) in enumerate(zip(tokens_B, self._due, strict=True)):
+            assert 0 <= token < self.vocabulary, f"token {token} is not in the vocabulary"
+            assert due is None or token == due, f"row {row} joined before {due}, but {token} was fed"
+            self._seen[row] += (token,)
+        self._due = [None] * self.rows
+        logits = [list(self.script(gate, seen)) for gate, seen in zip(self._gates, self._seen, strict=True)]
+        return torch.tensor(logits, dtype=torch.float32)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.calls.append(("keep", tuple(rows)))
+        assert len(set(rows)) == len(rows), f"a row is kept twice: {list(rows)}"
+        assert all(place <= row < self.rows for place, row in enumerate(rows)), f"no move to the front: {list(rows)}"
+        self._gates, self._seen, self._due = (
+            [self._gates[row] for row in rows],
+            [self._seen[row] for row in rows],
+            [self._due[row] for row in rows],
+        )
 
 
 class LetterReward:

@@ -45,9 +45,7 @@ blends = pytest.mark.parametrize("cell", [name for name in CELLS if name != "rou
 
 def logp(band: Band, plan: Plan) -> Tensor:
     """Next-token log-probabilities `[contexts, V]` of a plan."""
-    requests = [
-        Request(plan, (tuple(band.tokenizer(text)["input_ids"]),) * len(plan.rows)) for text in CONTEXTS
-    ]
+    requests = [Request(plan, (tuple(band.tokenizer(text)["input_ids"]),) * len(plan.rows)) for text in CONTEXTS]
     return band.engine.next_distributions(requests)
 
 
@@ -191,7 +189,9 @@ def mixed_requests(band: Band) -> list[Request]:
         for shift in range(3):
             plan = make(band, Weighting(EXPERTS, WEIGHTS[shift], 0.9))
             ids = tuple(band.tokenizer(CONTEXTS[(index + shift) % 3])["input_ids"])
-            contexts = tuple(ids + tuple(band.tokenizer(" " + "so " * row)["input_ids"][1:]) for row in range(len(plan.rows)))
+            contexts = tuple(
+                ids + tuple(band.tokenizer(" " + "so " * row)["input_ids"][1:]) for row in range(len(plan.rows))
+            )
             requests.append(Request(plan, contexts, samplings[(index * 3 + shift) % len(samplings)]))
         assert cell
     return requests

@@ -7,6 +7,8 @@ prompts that no stage before has seen.
 from math import comb
 from pathlib import Path
 
+import numpy as np
+
 from counterpoint.artifacts import write_json
 from counterpoint.build.judge import (
     best_strengths,
@@ -17,7 +19,7 @@ from counterpoint.build.judge import (
     measure_experts,
     sweep_strengths,
 )
-from counterpoint.build.learn import train_expert, train_reward
+from counterpoint.build.learn import train_experts, train_rewards
 from counterpoint.build.pool import Pool, sample_pool
 from counterpoint.build.present import Built, report_of, write_responses
 from counterpoint.build.task import BuildConfig, Task
@@ -44,25 +46,23 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
         new_band(folder, task.model, task.dimensions)
         band = Band.load(folder)
         pool = sample_pool(task, band, config, bar.task("responses"))
+        judge_scores_PND = pool.scores(task, task.judge)
         bar.note(f"{sum(map(len, pool.completions_PN))} responses to {len(pool.prompts)} prompts")
     with stages.stage("comparisons", "label which of two responses has more of each dimension") as bar:
-        comparisons = task.comparisons or label(task, pool, config, bar)
+        comparisons = task.comparisons or label(task, pool, judge_scores_PND, config, bar)
         write_comparisons(out / "comparisons.jsonl", comparisons)
         bar.note(f"{len(comparisons)} comparisons")
     with stages.stage("rewards", "learn a Bradley-Terry reward model per dimension from the comparisons") as bar:
-        rewards = []
-        for name in task.names:
-            rewards.append(train_reward(task, name, comparisons, band, folder, config, bar.task(name)))
-            bar.note(f"{name} {rewards[-1].accuracy.value:.2f}")
+        rewards = train_rewards(task, comparisons, folder, config, bar.task("reward models"))
         models = Rewards([BradleyTerryReward.load(folder / "rewards" / name) for name in task.names])
+        bar.note("right on " + ", ".join(f"{q.dimension} {q.accuracy.value:.0%}" for q in rewards))
     with stages.stage("experts", "learn a LoRA expert per dimension, from what its reward model likes best") as bar:
         model_scores_PND = pool.scores(task, models)
-        for d, name in enumerate(task.names):
-            scores_PN = model_scores_PND[..., d]
-            train_expert(task, name, pool, scores_PN, comparisons, band, folder, config, bar.task(name))
+        train_experts(task, pool, model_scores_PND, comparisons, band.tokenizer, folder, config, bar.task("experts"))
         band = Band.load(folder)
     with stages.stage("strengths", "choose each method's strength, and the best expert, on training prompts") as bar:
-        scale, model_scale = fit_scale(task, task.judge, band, config), fit_scale(task, models, band, config)
+        scale = fit_scale(task, task.judge, judge_scores_PND, band, config)
+        model_scale = fit_scale(task, models, model_scores_PND, band, config)
         measure_experts(task, band, scale, config)
         sweep = sweep_strengths(task, band, scale, config, bar.task("methods and strengths"))
         best = best_strengths(sweep)
@@ -82,9 +82,8 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
     return built
 
 
-def label(task: Task, pool: Pool, config: BuildConfig, bar: Bar) -> tuple[Comparison, ...]:
-    """Pairs of the pool's responses, labelled by the judge."""
-    scores_PND = pool.scores(task, task.judge)
+def label(task: Task, pool: Pool, scores_PND: np.ndarray, config: BuildConfig, bar: Bar) -> tuple[Comparison, ...]:
+    """Pairs of the pool's responses, labelled by the judge's scores of them."""
     pairs = min(config.pairs_per_prompt, comb(scores_PND.shape[1], 2))
     labelled = label_comparisons(pool.prompts, pool.texts_PN, scores_PND, task.names, pairs, config.seed)
     bar.note(f"{sum(labelled.ties.values())} ties and {labelled.unusable} equal or empty pairs left out")

@@ -131,7 +131,7 @@ class Band:
         return max(scored, key=lambda e: sum(w * e.scores.get(d, 0.0) for d, w in profile.weights.items())).name
 
     def bare_model(self) -> Any:
-        """The base without the bank around its layers, to be copied, trained on or saved, until the band answers again."""
+        """The base without the bank around its layers, to be copied or saved, until the band answers again."""
         self.bank.unwrap()
         return self.model
 

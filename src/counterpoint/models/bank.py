@@ -144,7 +144,9 @@ class LoraBank:
         return base
 
     def _wrap(self, module: str) -> None:
-        layer = self.model.get_submodule(module)
-        if isinstance(layer, nn.Linear):
+        if module not in self._layers:
+            layer = self.model.get_submodule(module)
+            if not isinstance(layer, nn.Linear):
+                raise RuntimeError(f"{module!r} is wrapped by another bank of this model; unwrap that one first")
             self._layers[module] = BankLinear(layer, self.context)
             self.model.set_submodule(module, self._layers[module])

@@ -1,0 +1,203 @@
+"""How good every method is, at strength 1 and at the strength that was best on training prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from counterpoint.build.learn import Progress
+from counterpoint.build.task import BuildConfig, Task
+from counterpoint.compose.plan import Plan, Row
+from counterpoint.decode.band import Band
+from counterpoint.decode.sampling import Sampling
+from counterpoint.evaluate.adherence import Adherence, adherence
+from counterpoint.evaluate.bootstrap import Interval, mean_interval
+from counterpoint.evaluate.compare import profile_rewards
+from counterpoint.rewards.calibrate import ZScore, fit_zscore, profile_weights
+from counterpoint.types import Profile, Prompt, RewardFn
+
+COMPOSED = ("route", "soup", "moe", "mixture-prob", "mixture-log")
+DOSES = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as it is judged: its name in tables, the method, and the strength of its profiles."""
+
+    name: str
+    method: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Texts and raw scores of one entry: `texts_PR[p][r]` and `scores_PRD`."""
+
+    texts_PR: tuple[tuple[str, ...], ...]
+    scores_PRD: np.ndarray
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scores of every entry on test prompts, z-scored: by the judge and by the reward models."""
+
+    entries: tuple[Entry, ...]
+    profiles: tuple[Profile, ...]
+    answers_M: tuple[Answers, ...]
+    scores_MPRD: np.ndarray
+    model_scores_MPRD: np.ndarray
+    correct_MPR: np.ndarray | None
+
+
+Sweep = Mapping[str, Mapping[float, Interval]]
+
+
+def sampling_of(config: BuildConfig) -> Sampling:
+    return Sampling(temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed)
+
+
+def selected(task: Task, profiles: Sequence[Profile]) -> np.ndarray:
+    """Which dimensions each profile wants: `[R, D]`."""
+    chosen: np.ndarray = profile_weights(profiles, task.names) > 0
+    return chosen
+
+
+def fit_scale(task: Task, reward: RewardFn, pool_PND: np.ndarray, band: Band, config: BuildConfig) -> ZScore:
+    """z-scores on training prompts: the base's plain answers are 0, one is the standard deviation over the pool.
+
+    The pool's, because plain answers hardly differ on what is rarely done unasked, and would make it count the most.
+    """
+    prompts = task.train_prompts
+    responses = [c.text for c in band.respond(prompts, [None] * len(prompts), "base", sampling_of(config))]
+    mean_D = task.scores(reward, prompts, responses).mean(axis=0)
+    std = fit_zscore(pool_PND.reshape(-1, pool_PND.shape[-1]), task.names).std
+    return ZScore(task.names, tuple(mean_D.tolist()), std)
+
+
+def measure_experts(task: Task, band: Band, scale: ZScore, config: BuildConfig) -> None:
+    """Write each expert's mean scores on training prompts into the band file, which is what `best-expert` goes by."""
+    prompts = task.train_prompts[: config.tune_prompts]
+    plans = [Plan((Row({entry.name: 1.0}),)) for entry in band.file.experts]
+    texts = run_plans(band, plans, prompts, config)
+    asked = [prompt for prompt in prompts for _ in plans]
+    means_KD = scale(task.scores(task.judge, asked, texts)).reshape(len(prompts), len(plans), -1).mean(axis=0)
+    for entry, means_D in zip(band.file.experts, means_KD, strict=True):
+        entry.scores = {name: round(float(mean), 4) for name, mean in zip(task.names, means_D, strict=True)}
+
+
+def run_plans(
+    band: Band, plans: Sequence[Plan], prompts: Sequence[Prompt], config: BuildConfig, progress: Progress | None = None
+) -> list[str]:
+    """Every prompt through every plan, plans changing fastest.
+
+    A prompt's noise is the same for every plan, so that comparisons between plans are paired.
+    """
+    sampling = sampling_of(config)
+    requests = [
+        band.request(prompt, plan, replace(sampling, seed=sampling.seed + index))
+        for index, prompt in enumerate(prompts)
+        for plan in plans
+    ]
+    return [completion.text for completion in band.run(requests, progress)]
+
+
+def answer(
+    task: Task,
+    band: Band,
+    entries: Sequence[Entry],
+    profiles: Sequence[Profile],
+    prompts: Sequence[Prompt],
+    config: BuildConfig,
+    progress: Progress,
+) -> list[Answers]:
+    """Answer every prompt for every profile by every entry. The base, which knows no profile, answers once for all."""
+    found = []
+    for done, entry in enumerate(entries, start=1):
+        served = profiles[:1] if entry.method == "base" else profiles
+        plans = [band.plan(replace(profile, strength=entry.strength), entry.method) for profile in served]
+        texts = run_plans(band, plans, prompts, config)
+        scores_ND = task.scores(task.judge, [prompt for prompt in prompts for _ in plans], texts)
+        repeats = len(profiles) // len(plans)
+        starts = range(0, len(texts), len(plans))
+        rows = tuple(tuple(texts[start : start + len(plans)]) * repeats for start in starts)
+        found.append(Answers(rows, scores_ND.reshape(len(prompts), len(plans), -1).repeat(repeats, axis=1)))
+        progress(done, len(entries))
+    return found
+
+
+def strengths_of(method: str, config: BuildConfig) -> tuple[float, ...]:
+    """The strengths to try: the same number for every method."""
+    if method != "mixture-prob":
+        return config.strengths
+    return tuple((index + 1) / len(config.strengths) for index in range(len(config.strengths)))
+
+
+def sweep_strengths(task: Task, band: Band, scale: ZScore, config: BuildConfig, progress: Progress) -> Sweep:
+    """Mean reward of every method at every strength, on the same training prompts."""
+    settings = [Entry(m, m, s) for m in ("best-expert", *COMPOSED) for s in strengths_of(m, config)]
+    profiles, prompts = task.profiles, task.train_prompts[: config.tune_prompts]
+    sweep: dict[str, dict[float, Interval]] = {}
+    answers = answer(task, band, settings, profiles, prompts, config, progress)
+    for entry, given in zip(settings, answers, strict=True):
+        reward_PR = profile_rewards(scale(given.scores_PRD), selected(task, profiles))
+        sweep.setdefault(entry.method, {})[entry.strength] = mean_interval(reward_PR.mean(axis=1), seed=config.seed)
+    return sweep
+
+
+def best_strengths(sweep: Sweep) -> dict[str, float]:
+    """Per method the strength of the highest reward; of equals, the smaller."""
+    return {method: max(by_strength, key=lambda s: by_strength[s].value) for method, by_strength in sweep.items()}
+
+
+def dose_responses(
+    task: Task, band: Band, scale: ZScore, config: BuildConfig, progress: Progress
+) -> dict[tuple[str, str], Adherence]:
+    """Per method and dimension, whether a larger dose of it alone gives more of it, on training prompts."""
+    prompts = task.train_prompts[: config.tune_prompts]
+    singles = [Profile({name: 1.0}) for name in task.names]
+    methods = ("soup", "mixture-prob", "mixture-log")
+    entries = [Entry("base", "base"), *(Entry(method, method, dose) for method in methods for dose in DOSES)]
+    base, *dosed = answer(task, band, entries, singles, prompts, config, progress)
+    found = {}
+    for index, method in enumerate(methods):
+        given = [base, *dosed[index * len(DOSES) : (index + 1) * len(DOSES)]]
+        own_SPD = np.stack([np.einsum("pdd->pd", scale(answers.scores_PRD)) for answers in given])
+        for d, name in enumerate(task.names):
+            found[method, name] = adherence((0.0, *DOSES), own_SPD[..., d], seed=config.seed)
+    return found
+
+
+def entries_of(best: Mapping[str, float]) -> list[Entry]:
+    """The baselines, and every composed method at strength 1 and at its best."""
+    entries = [Entry("base", "base"), Entry("prompted", "prompted")]
+    for method, strength in best.items():
+        entries += [Entry(method, method), Entry(f"{method}@best", method, strength)]
+    return entries
+
+
+def judge(
+    task: Task, band: Band, entries: Sequence[Entry], scales: tuple[ZScore, ZScore], models: RewardFn,
+    config: BuildConfig, progress: Progress,
+) -> Judged:  # fmt: skip
+    """Answer the test prompts with every entry and score the answers by the judge and by the reward models."""
+    profiles, prompts = task.profiles, task.test_prompts
+    answers = answer(task, band, entries, profiles, prompts, config, progress)
+    asked = [prompt for _ in entries for prompt in prompts for _ in profiles]
+    texts = [text for given in answers for row in given.texts_PR for text in row]
+    shape = (len(entries), len(prompts), len(profiles), len(task.names))
+    return Judged(
+        entries=tuple(entries),
+        profiles=tuple(profiles),
+        answers_M=tuple(answers),
+        scores_MPRD=np.stack([scales[0](given.scores_PRD) for given in answers]),
+        model_scores_MPRD=scales[1](scores_once(task, models, asked, texts)).reshape(shape),
+        correct_MPR=task.correct(asked, texts).reshape(shape[:3]) if task.correct else None,
+    )
+
+
+def scores_once(task: Task, reward: RewardFn, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
+    """`scores_ND` with equal pairs of prompt and response scored once, which a model takes its time for."""
+    pairs = list(zip(prompts, responses, strict=True))
+    row = {pair: index for index, pair in enumerate(dict.fromkeys(pairs))}
+    scores_ND = task.scores(reward, [prompt for prompt, _ in row], [response for _, response in row])
+    return scores_ND[[row[pair] for pair in pairs]]

@@ -1,0 +1,165 @@
+"""What a build shows: the report, and every judged response."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from counterpoint.artifacts import write_text
+from counterpoint.build.judge import Judged, Sweep, best_strengths, selected
+from counterpoint.build.learn import RewardQuality
+from counterpoint.build.task import BuildConfig, Task
+from counterpoint.evaluate.adherence import Adherence
+from counterpoint.evaluate.compare import compare, profile_rewards
+from counterpoint.evaluate.pareto import hypervolume_interval
+from counterpoint.evaluate.report import Dose, Report, RewardModel, Sample, Stage, TradeOff
+from counterpoint.evaluate.report import Sweep as SweepSection
+from counterpoint.evaluate.text import text_stats
+from counterpoint.profiles import format_profile
+from counterpoint.stages import Stages
+from counterpoint.types import Profile, Prompt
+
+REFERENCE = (-2.0, -2.0)
+"""The point above which hypervolume is measured: two standard deviations below the base on both dimensions."""
+
+SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Built:
+    """All that a report is made from."""
+
+    task: Task
+    rewards: tuple[RewardQuality, ...]
+    sweep: Sweep
+    doses: Mapping[tuple[str, str], Adherence]
+    judged: Judged
+
+
+def report_of(built: Built, stages: Stages, config: BuildConfig, title: str) -> Report:
+    """The report of a build; rewards are z-scores by the judge, not by the reward models that were optimised."""
+    task, judged = built.task, built.judged
+    best = best_strengths(built.sweep)
+    methods = tuple(entry.name for entry in judged.entries)
+    return Report(
+        title=title,
+        standings=compare(
+            judged.scores_MPRD,
+            selected(task, judged.profiles),
+            np.full(len(task.names), 1e-9),
+            methods=methods,
+            profiles=tuple(map(profile_name, judged.profiles)),
+            dimensions=task.names,
+            seed=config.seed,
+            correct_MPR=judged.correct_MPR,
+        ),
+        stages=tuple(Stage(name, seconds) for name, seconds in stages.seconds.items()),
+        about=about(built),
+        text={
+            name: text_stats([text for row in answers.texts_PR for text in row])
+            for name, answers in zip(methods, judged.answers_M, strict=True)
+        },
+        trade_off=trade_off(built, config),
+        sweeps=tuple(
+            SweepSection(method, tuple(by), tuple(by.values()), best[method]) for method, by in built.sweep.items()
+        ),
+        doses=tuple(Dose(method, name, found) for (method, name), found in built.doses.items()),
+        reward_models=tuple(
+            RewardModel(quality.dimension, quality.accuracy, {"length": quality.by_length}, quality.pairs)
+            for quality in built.rewards
+        ),
+        samples=samples(built),
+        notes=notes(built),
+    )
+
+
+def profile_name(profile: Profile) -> str:
+    return " + ".join(profile.weights)
+
+
+def about(built: Built) -> str:
+    judged = built.judged
+    return (
+        f"{len(judged.entries)} ways to answer {len(built.task.test_prompts)} held-out prompts for each of "
+        f"{len(judged.profiles)} people, from one base model and {len(built.task.names)} experts. A name that ends in "
+        "@best is the same method at the strength that scored best on training prompts."
+    )
+
+
+def notes(built: Built) -> tuple[str, ...]:
+    """What a reader must know."""
+    judged = built.judged
+    wanted = selected(built.task, judged.profiles)
+    by_models_M = profile_rewards(judged.model_scores_MPRD, wanted).mean(axis=(1, 2))
+    said = ", ".join(f"{entry.name} {value:.2f}" for entry, value in zip(judged.entries, by_models_M, strict=True))
+    return (
+        "The reward is the exact judge's, from the base's plain answers, in standard deviations over its plain and "
+        "requested answers to training prompts. The reward models chose what the experts learned, so their opinion is no judgement; for the record it is: "
+        f"{said}.",
+        "Strengths, and the expert of best-expert, were chosen on training prompts by the judge, with equally many "
+        "tries for every method; mixture-prob cannot exceed 1.",
+        "Intervals resample prompts, with all profiles of a prompt together. They do not cover another training seed.",
+        "soup and moe with a constant weighting are the same function, and differ at most in the last digits.",
+        "route with equal weights takes the dimension named first.",
+        "prompted asks the base for all dimensions of a profile in words; how well it does depends on how many such "
+        "requests the base's training text held.",
+    )
+
+
+def trade_off(built: Built, config: BuildConfig) -> TradeOff | None:
+    """Mean scores on two dimensions, over the profiles that want both; the hypervolume is over all profiles' means."""
+    task, judged = built.task, built.judged
+    if task.trade_off is None:
+        return None
+    columns = [task.names.index(name) for name in task.trade_off]
+    both = [r for r, profile in enumerate(judged.profiles) if set(task.trade_off) <= set(profile.weights)]
+    if not both:
+        return None
+    points, volumes = {}, {}
+    for m, entry in enumerate(judged.entries):
+        scores_PRK = judged.scores_MPRD[m][..., columns]
+        x, y = scores_PRK[:, both].mean(axis=(0, 1))
+        points[entry.name] = ((float(x), float(y)),)
+        volumes[entry.name] = hypervolume_interval(scores_PRK.swapaxes(0, 1), REFERENCE, seed=config.seed)
+    return TradeOff(*task.trade_off, points, volumes, REFERENCE)
+
+
+def samples(built: Built) -> tuple[Sample, ...]:
+    """A few prompts, each for another profile, answered by every method."""
+    judged, prompts = built.judged, built.task.test_prompts
+    wanted = selected(built.task, judged.profiles)
+    shown = []
+    for index in range(min(SAMPLES, len(prompts))):
+        p, r = index * len(prompts) // SAMPLES, index * len(judged.profiles) // SAMPLES
+        reward_M = profile_rewards(judged.scores_MPRD[:, p, [r]], wanted[[r]])[:, 0]
+        names = [entry.name for entry in judged.entries]
+        texts = [answers.texts_PR[p][r] for answers in judged.answers_M]
+        shown.append(
+            Sample(
+                text_of(prompts[p]), profile_name(judged.profiles[r]), dict(zip(names, texts, strict=True)),
+                dict(zip(names, map(float, reward_M), strict=True)),
+            )
+        )  # fmt: skip
+    return tuple(shown)
+
+
+def text_of(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1].content
+
+
+def write_responses(path: Path, built: Built) -> None:
+    """Write every judged response with its z-scores as JSONL, so that anyone can judge it anew."""
+    judged = built.judged
+    lines = []
+    for m, (entry, answers) in enumerate(zip(judged.entries, judged.answers_M, strict=True)):
+        for p, prompt in enumerate(built.task.test_prompts):
+            for r, profile in enumerate(judged.profiles):
+                scores = zip(built.task.names, judged.scores_MPRD[m, p, r].round(4).tolist(), strict=True)
+                record = {
+                    "method": entry.method, "strength": entry.strength, "profile": format_profile(profile),
+                    "prompt": text_of(prompt), "response": answers.texts_PR[p][r], "scores": dict(scores),
+                }  # fmt: skip
+                lines.append(json.dumps(record, ensure_ascii=False))
+    write_text(path, "\n".join(lines) + "\n")

@@ -1,0 +1,303 @@
+"""The LoRA bank: what it refuses, what it stacks, and that it leaves the model as it found it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from counterpoint.compose.plan import Plan, Row
+from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.rows import Rows
+from counterpoint.decode.sampling import Sampling
+from counterpoint.models.adapter import LoraFactors, merge_into, read_adapter
+from counterpoint.models.bank import BankLinear, LoraBank
+from counterpoint.models.load import load_model
+from counterpoint.testing import pico_adapter, pico_llama, save_pico
+from counterpoint.types import CounterpointError
+
+Q, UP = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"
+IDS = torch.tensor([[1, 50, 60, 70, 80]])
+
+
+def factors(seed: int, rank: int = 2, modules: tuple[str, ...] = (Q, UP), spread: float = 0.2) -> LoraFactors:
+    """A random adapter of two layers of a pico model: q_proj is 32 x 32 and up_proj 64 x 32."""
+    generator = torch.Generator().manual_seed(seed)
+    out = {Q: 32, UP: 64}
+    return LoraFactors(
+        {
+            module: (
+                spread * torch.randn(rank, 32, generator=generator),
+                spread * torch.randn(out[module], rank, generator=generator),
+            )
+            for module in modules
+        }
+    )
+
+
+@pytest.fixture
+def bank() -> LoraBank:
+    return LoraBank(pico_llama(seed=4))
+
+
+@torch.no_grad()
+def logits(bank: LoraBank, gate: dict[str, float]) -> Tensor:
+    with bank.gated(bank.gate([gate])):
+        out: Tensor = bank.model(IDS).logits
+    return out
+
+
+@torch.no_grad()
+def merged_logits(*adapters: LoraFactors) -> Tensor:
+    model = pico_llama(seed=4)
+    for adapter in adapters:
+        merge_into(model, adapter)
+    out: Tensor = model(IDS).logits
+    return out
+
+
+def bank_layers(bank: LoraBank) -> dict[str, BankLinear]:
+    return {name: layer for name, layer in bank.model.named_modules() if isinstance(layer, BankLinear)}
+
+
+# Refusals
+
+
+def test_a_taken_name(bank: LoraBank) -> None:
+    bank.add("terse", factors(0))
+    with pytest.raises(CounterpointError, match="there is already an expert called 'terse'; remove it first"):
+        bank.add("terse", factors(1))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ((2, 31), (32, 2), "module 'model.layers.0.self_attn.q_proj': its delta is 32 x 31, the base layer is 32 x 32"),
+        ((2, 32), (33, 2), "its delta is 33 x 32, the base layer is 32 x 32; was it trained on another base?"),
+    ],
+)
+def test_shapes_that_do_not_fit(bank: LoraBank, a: tuple[int, int], b: tuple[int, int], message: str) -> None:
+    with pytest.raises(CounterpointError, match="expert 'odd'") as caught:
+        bank.add("odd", LoraFactors({UP: factors(0).factors[UP], Q: (torch.ones(a), torch.ones(b))}))
+    assert message in str(caught.value)
+    assert "odd" not in bank.experts
+    assert not bank_layers(bank), "a refused expert wraps no layer"
+
+
+def test_a_module_that_the_base_does_not_have(bank: LoraBank) -> None:
+    pair = (torch.ones(1, 32), torch.ones(32, 1))
+    with pytest.raises(CounterpointError, match=r"expert 'odd': the base model has no module 'model\.layers\.7\.mlp'"):
+        bank.add("odd", LoraFactors({"model.layers.7.mlp": pair}))
+    with pytest.raises(CounterpointError, match=r"'model.embed_tokens' is a Embedding, not a linear layer"):
+        bank.add("odd", LoraFactors({"model.embed_tokens": pair}))
+
+
+def test_a_gate_for_an_unknown_expert(bank: LoraBank) -> None:
+    with pytest.raises(CounterpointError, match="no expert called 'warm'; there are: none"):
+        bank.gate([{"warm": 1.0}])
+    bank.add("terse", factors(0))
+    bank.add("exact", factors(1))
+    with pytest.raises(CounterpointError, match="no expert called 'warm'; there are: terse, exact"):
+        bank.gate([{"terse": 1.0}, {"warm": 0.5}])
+
+
+def test_a_coefficient_of_zero_asks_for_nobody(bank: LoraBank) -> None:
+    assert bank.gate([{"nobody": 0.0}, {}]) is None
+    assert bank.gate([]) is None
+
+
+# The gate and its context
+
+
+def test_a_gate_by_hand(bank: LoraBank) -> None:
+    """Experts are in the order in which they were added, and only those that some row wants."""
+    for seed, name in enumerate(("a", "b", "c")):
+        bank.add(name, factors(seed))
+    gate = bank.gate([{"c": 0.5, "a": 2.0}, {}, {"c": -1.0}])
+    assert gate is not None
+    assert gate.tolist() == [[[2.0, 0.5]], [[0.0, 0.0]], [[0.0, -1.0]]]
+
+
+def test_without_a_gate_it_is_the_base(bank: LoraBank) -> None:
+    bank.add("a", factors(0))
+    assert (logits(bank, {"a": 1.0}) - merged_logits()).abs().max() > 0.1
+    with torch.no_grad():
+        assert torch.equal(bank.model(IDS).logits, merged_logits())
+
+
+def test_the_gate_context_is_cleared_after_a_forward(bank: LoraBank) -> None:
+    bank.add("a", factors(0))
+    gate = bank.gate([{"a": 1.0}])
+    with bank.gated(gate):
+        assert bank.context.gate_BTK is gate
+    assert bank.context.gate_BTK is None
+
+
+def test_the_gate_context_is_cleared_after_an_exception(bank: LoraBank) -> None:
+    bank.add("a", factors(0))
+    with pytest.raises(ZeroDivisionError), bank.gated(bank.gate([{"a": 1.0}])):
+        raise ZeroDivisionError
+    assert bank.context.gate_BTK is None
+    with torch.no_grad():
+        assert torch.equal(bank.model(IDS).logits, merged_logits())
+
+
+def test_columns_do_not_outlive_their_gate(bank: LoraBank) -> None:
+    """They are kept per layout for one forward: the same layout under another gate must not see them."""
+    bank.add("a", factors(0))
+    first = logits(bank, {"a": 1.0})
+    assert (logits(bank, {"a": 0.25}) - first).abs().max() > 0.01
+    assert torch.equal(logits(bank, {"a": 1.0}), first)
+
+
+def test_experts_that_adapt_different_layers(bank: LoraBank) -> None:
+    """Ranks differ, and each layer is adapted by one of them only."""
+    q, up = factors(0, 3, (Q,)), factors(1, 5, (UP,))
+    bank.add("q", q)
+    bank.add("up", up)
+    torch.testing.assert_close(logits(bank, {"q": 1.0, "up": 1.0}), merged_logits(q, up), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(bank, {"up": 1.0}), merged_logits(up), atol=1e-5, rtol=0)
+    assert (bank_layers(bank)[Q].ranks_K, bank_layers(bank)[UP].ranks_K) == ((0,), (5,))
+
+
+# Many residents
+
+
+def test_64_residents_with_4_active_stack_only_4(bank: LoraBank) -> None:
+    """Ranks are 1 + k % 4; experts 3, 17, 40 and 61 have 4, 2, 1 and 2: a stacked width of 9."""
+    for k in range(64):
+        bank.add(f"e{k}", factors(k, rank=1 + k % 4))
+    gates = [{f"e{k}": 1.0} for k in (61, 3, 40, 17, 3)]
+    gate = bank.gate(gates)
+    assert gate is not None
+    assert gate.shape == (5, 1, 4)
+    for layer in bank_layers(bank).values():
+        assert layer.ranks_K == (4, 2, 1, 2)
+        assert layer.A_IC.shape == (32, 9)
+        assert layer.B_CO.shape == (9, layer.base.out_features)
+    with torch.no_grad(), bank.gated(gate):
+        found = bank.model(IDS.expand(5, -1)).logits
+    for row, k in enumerate((61, 3, 40, 17, 3)):
+        torch.testing.assert_close(found[[row]], merged_logits(factors(k, 1 + k % 4)), atol=1e-5, rtol=0)
+
+
+def test_the_stack_is_made_once_for_the_same_experts(bank: LoraBank) -> None:
+    for k in range(3):
+        bank.add(f"e{k}", factors(k))
+    bank.gate([{"e0": 1.0}, {"e2": 1.0}])
+    before = bank_layers(bank)[Q].A_IC
+    bank.gate([{"e2": 0.5, "e0": 3.0}])
+    assert bank_layers(bank)[Q].A_IC is before
+    bank.gate([{"e2": 0.5}])
+    assert bank_layers(bank)[Q].A_IC.shape == (32, 2)
+
+
+def test_removing_an_expert(bank: LoraBank) -> None:
+    bank.add("a", factors(0))
+    bank.add("b", factors(1))
+    logits(bank, {"a": 1.0, "b": 1.0})
+    bank.remove("a")
+    with pytest.raises(CounterpointError, match="no expert called 'a'; there are: b"):
+        bank.gate([{"a": 1.0}])
+    torch.testing.assert_close(logits(bank, {"b": 1.0}), merged_logits(factors(1)), atol=1e-5, rtol=0)
+
+
+def test_an_expert_of_a_name_that_was_removed_is_stacked_anew(bank: LoraBank) -> None:
+    bank.add("a", factors(0))
+    logits(bank, {"a": 1.0})
+    bank.remove("a")
+    bank.add("a", factors(9))
+    torch.testing.assert_close(logits(bank, {"a": 1.0}), merged_logits(factors(9)), atol=1e-5, rtol=0)
+
+
+# Unwrapping
+
+
+def test_unwrap_gives_back_the_modules_and_the_logits_bit_for_bit() -> None:
+    model = pico_llama(seed=4)
+    modules = dict(model.named_modules())
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    bank = LoraBank(model)
+    bank.add("a", factors(0))
+    logits(bank, {"a": 1.0})
+    assert set(bank_layers(bank)) == {Q, UP}
+    bank.unwrap()
+    found = dict(model.named_modules())
+    assert list(found) == list(modules)
+    assert all(found[name] is modules[name] for name in modules)
+    assert list(model.state_dict()) == list(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, merged_logits())
+
+
+def test_regression_after_unwrapping_a_gate_is_not_silently_the_base(bank: LoraBank) -> None:
+    """The stack of the active experts was taken to be in place although no layer was wrapped any more."""
+    bank.add("a", factors(0))
+    before = logits(bank, {"a": 1.0})
+    bank.unwrap()
+    assert torch.equal(logits(bank, {"a": 1.0}), before)
+    bank.unwrap()
+    bank.add("b", factors(1))
+    torch.testing.assert_close(
+        logits(bank, {"a": 1.0, "b": 1.0}), merged_logits(factors(0), factors(1)), atol=1e-5, rtol=0
+    )
+
+
+def test_regression_a_second_bank_does_not_silently_do_nothing(bank: LoraBank) -> None:
+    """Its layers were wrapped by the first, and so it left them as they were: the base answered."""
+    bank.add("a", factors(0))
+    logits(bank, {"a": 1.0})
+    second = LoraBank(bank.model)
+    second.add("b", factors(1))
+    with pytest.raises(RuntimeError, match="is wrapped by another bank of this model; unwrap that one first"):
+        second.gate([{"b": 1.0}])
+    bank.unwrap()
+    torch.testing.assert_close(logits(second, {"b": 1.0}), merged_logits(factors(1)), atol=1e-5, rtol=0)
+
+
+# Half precision
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoraFactors, Path]:
+    base = save_pico(tmp_path_factory.mktemp("half") / "base", seed=4)
+    adapter = read_adapter(pico_adapter(base.parent / "a", base, seed=1))
+    return adapter, base
+
+
+def test_a_bf16_model_takes_prompts_and_experts(half: tuple[LoraFactors, Path]) -> None:
+    """Prompts of unlike lengths: log-probabilities within .15 of float32, and all in float32."""
+    adapter, base = half
+    found, expected, unadapted = (
+        engine_of(base, adapter, dtype).next_distributions([request({"a": share}, n) for n in (1, 9, 30)])
+        for dtype, share in ((torch.bfloat16, 0.7), (torch.float32, 0.7), (torch.float32, 0.0))
+    )
+    assert (expected - unadapted).abs().max() > 1
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.15, rtol=0)
+    torch.testing.assert_close(found.double().exp().sum(-1), torch.ones(3, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
+def test_a_bf16_batch_decodes_as_each_alone(half: tuple[LoraFactors, Path]) -> None:
+    """Identical requests in one batch get identical tokens, and gates and stacks have the model's type."""
+    adapter, base = half
+    engine = engine_of(base, adapter, torch.bfloat16)
+    requests = [request({"a": 1.0}, 9), request({}, 4), request({"a": 1.0}, 9)]
+    one, _, other = engine.run(requests)
+    assert one == other
+    assert len(one.tokens) == 12
+    bank = engine.model.bank  # type: ignore[attr-defined]
+    gate = bank.gate([{"a": 0.5}])
+    assert gate.dtype == bank_layers(bank)[Q].A_IC.dtype == torch.bfloat16
+
+
+def engine_of(base: Path, adapter: LoraFactors, dtype: torch.dtype) -> Engine:
+    model = load_model(str(base), dtype)
+    bank = LoraBank(model)
+    bank.add("a", adapter)
+    return Engine(Rows(model, bank), str, (), longest=64)
+
+
+def request(gate: dict[str, float], length: int) -> Request:
+    return Request(Plan((Row(gate),)), (tuple(range(40, 40 + length)),), Sampling(temperature=0, max_tokens=12))
