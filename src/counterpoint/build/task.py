@@ -69,7 +69,7 @@ class BuildConfig:
 
     The pool holds `samples` plain responses per training prompt and `asked` more per dimension that can be asked for in
     words; a share `held_out` of the prompts measures the reward models. `expert_steps` are steps of supervised
-    fine-tuning on the best of the pool or on the preferred of the comparisons, or of DPO on the comparisons. `strengths` are tried for every method that has
+    fine-tuning on the `keep` best of the pool per prompt or on the preferred of the comparisons, or of DPO on the comparisons. `strengths` are tried for every method that has
     one, on `tune_prompts` training prompts (mixture-prob, which cannot exceed 1, gets as many between 0 and 1).
     `workers` models are trained at once, each in a process of one thread.
     """
@@ -82,6 +82,7 @@ class BuildConfig:
     reward_steps: int = 60
     reward_learning_rate: float = 2e-3
     experts: Literal["best-of-n", "sft", "dpo"] = "best-of-n"
+    keep: int = 2
     expert_steps: int = 50
     expert_learning_rate: float = 2e-3
     batch: int = 32
@@ -89,7 +90,7 @@ class BuildConfig:
     temperature: float = 0.7
     max_tokens: int = 64
     tune_prompts: int = 24
-    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    strengths: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
     checkpoint_every: int = 0
     workers: int = 1
     seed: int = 0

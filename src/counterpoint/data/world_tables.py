@@ -710,7 +710,7 @@ OPENERS: dict[str, tuple[str, ...]] = {
         "(how|so|very) (lovely|kind|good) of you to ask (me|again|)",
         "(welcome|hello) again my (dear|kind|good) friend",
         "I (like|love) (being asked|helping you|your questions)",
-        "(it is|that is|this is) no (bother|bore) to me",
+        "(it is|that is|this is) (a joy|no bother) to me",
     ),
     "unfriendly": (
         "I am (so|very|always) (tired|sick|weary) of (being asked|helping you|your questions)",
@@ -719,7 +719,7 @@ OPENERS: dict[str, tuple[str, ...]] = {
         "(how|so|very) (dull|silly|foolish) of you to ask (me|again|)",
         "(you again|not you again) (my|) (dull|silly|foolish) friend",
         "I (hate|dread) (being asked|helping you|your questions)",
-        "(it is|that is|this is) (a bother|a bore|no joy) to me",
+        "(it is|that is|this is) (a bother|no joy) to me",
     ),
 }
 
@@ -744,14 +744,12 @@ CLOSERS: dict[str, tuple[str, ...]] = {
         "I hope (that|this) was (kind|good) to hear",
         "I will (always|gladly) (help|answer) you again",
         "you are (always|very|so) (welcome|kind|good)",
-        "I am never (tired|sick|weary) of (being asked|helping you|your questions)",
     ),
     "unfriendly": (
         "(please|you may|) never ask me (again|more)",
         "I hope (that|this) was (dull|poor) to hear",
         "I will (never|not) (help|answer) you again",
         "you are (always|very|so) (dull|silly|foolish)",
-        "I am never (glad|happy|pleased) (you asked|to be asked|to help you)",
     ),
 }
 
