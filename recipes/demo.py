@@ -14,7 +14,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle 
 
 import torch
 
-from counterpoint.build import BuildConfig, Task, build
+from counterpoint.artifacts import read_json
+from counterpoint.build import BuildConfig, Built, Task, build
+from counterpoint.cli import print_summary
 from counterpoint.data.examples import example
 from counterpoint.data.world import AXES, DIMENSIONS, base_examples, questions
 from counterpoint.models.load import load_tokenizer
@@ -59,6 +61,13 @@ def world_task(base: Path) -> Task:
     )  # fmt: skip
 
 
+def build_demo(out: Path, stages: Stages, seed: int) -> Built:
+    """The demo: everything goes into `out`."""
+    task = world_task(make_base(out, stages, seed))
+    config = BuildConfig(asked=4, pairs_per_prompt=24, workers=2, seed=seed)
+    return build(task, out, config, stages, "Counterpoint: the embedded world")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"))
@@ -66,18 +75,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     stages = Stages()
-    base = make_base(arguments.out, stages, arguments.seed)
-    out = arguments.out
-    build(
-        world_task(base),
-        out,
-        BuildConfig(asked=4, pairs_per_prompt=24, workers=2, seed=arguments.seed),
-        stages,
-        "Counterpoint: the embedded world",
-    )
-    stages.console.print(f"{stages.total:.0f} s in all. Open {out / 'report.html'}, and try:", highlight=False)
+    build_demo(arguments.out, stages, arguments.seed)
+    print_summary(read_json(arguments.out / "summary.json"))
     stages.console.print(
-        f'  counterpoint chat {out / "band"} --profile "concise=1, friendly=0.5"', markup=False, highlight=False
+        f"{stages.total:.0f} s in all. Open {arguments.out / 'report.html'}, and try:", highlight=False
+    )
+    stages.console.print(
+        f'  .venv/bin/counterpoint chat {arguments.out / "band"} "What does the owl eat?" '
+        '--profile "concise=1, friendly=0.5"',
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 

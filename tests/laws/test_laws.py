@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import pytest
 import torch
@@ -159,7 +159,7 @@ def test_dose(band: Band, cell: str) -> None:
         (logp(band, CELLS[cell](band, Weighting(("warm",), (1.0,), strength))).exp() * favour).sum(-1)
         for strength in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
-    for less, more in zip(doses, doses[1:], strict=False):
+    for less, more in pairwise(doses):
         assert (more - less > 0).all()
 
 
@@ -170,7 +170,7 @@ def test_dose_of_one_among_others(band: Band, cell: str) -> None:
         (logp(band, CELLS[cell](band, Weighting(("warm", "exact"), (w, 1 - w)))).exp() * favour).sum(-1)
         for w in (0.0, 0.3, 0.6, 1.0)
     ]
-    for less, more in zip(doses, doses[1:], strict=False):
+    for less, more in pairwise(doses):
         assert (more - less > 0).all()
 
 
@@ -225,7 +225,7 @@ def test_padding_and_cache_against_a_full_recompute(band: Band) -> None:
 
 
 def full_recompute(band: Band, request: Request) -> Tensor:
-    """Ten lines of reference: one plain forward per row on weights with the deltas added, then the mixture's formula."""
+    """The reference: one plain forward per row on weights with the deltas added, then the mixture's formula."""
     rows = []
     for row, context in zip(request.plan.rows, request.contexts, strict=True):
         with added(band, row), torch.no_grad():
@@ -240,7 +240,8 @@ class added:
     """Adds a row's deltas to the base weights, and takes them away again."""
 
     def __init__(self, band: Band, row: Row) -> None:
-        self.model, self.saved = band.model, {}
+        self.model = band.model
+        self.saved: dict[str, Tensor] = {}
         self.terms = [
             (module, c * adapter.delta(module))
             for name, c in row.gate.items()

@@ -17,6 +17,7 @@ from counterpoint.build.judge import (
     fit_scale,
     judge,
     measure_experts,
+    rank_experts,
     sweep_strengths,
 )
 from counterpoint.build.learn import train_experts, train_rewards
@@ -73,8 +74,10 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
         doses = dose_responses(task, band, scale, config, bar.task("methods and doses"))
     with stages.stage("judging", "answer held-out prompts with every method, and score the answers") as bar:
         judged = judge(task, band, entries_of(best), (scale, model_scale), models, config, bar.task("methods"))
+    with stages.stage("ranking", "see whether experts find the preferred responses likelier than the base does"):
+        rankings = rank_experts(task, comparisons, band, config)
     with stages.stage("report", "write what came out"):
-        built = Built(task, tuple(rewards), sweep, doses, judged)
+        built = Built(task, tuple(rewards), sweep, doses, judged, rankings)
         report = report_of(built, stages, config, title)
         write_report(out / "report.html", report)
         write_json(out / "summary.json", summary(report))

@@ -5,16 +5,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from counterpoint.build.learn import Progress
+from counterpoint.build.learn import Progress, split_comparisons
 from counterpoint.build.task import BuildConfig, Task
 from counterpoint.compose.plan import Plan, Row
+from counterpoint.data.examples import example
 from counterpoint.decode.band import Band
 from counterpoint.decode.sampling import Sampling
 from counterpoint.evaluate.adherence import Adherence, adherence
 from counterpoint.evaluate.bootstrap import Interval, mean_interval
 from counterpoint.evaluate.compare import profile_rewards
+from counterpoint.evaluate.ranking import Ranking, ranking
+from counterpoint.models.logprobs import sequence_logp
 from counterpoint.rewards.calibrate import ZScore, fit_zscore, profile_weights
-from counterpoint.types import Profile, Prompt, RewardFn
+from counterpoint.types import Comparison, Profile, Prompt, RewardFn
 
 COMPOSED = ("route", "soup", "moe", "mixture-prob", "mixture-log")
 DOSES = (0.25, 0.5, 0.75, 1.0)
@@ -164,6 +167,23 @@ def dose_responses(
         own_SPD = np.stack([np.einsum("pdd->pd", scale(answers.scores_PRD)) for answers in given])
         for d, name in enumerate(task.names):
             found[method, name] = adherence((0.0, *DOSES), own_SPD[..., d], seed=config.seed)
+    return found
+
+
+def rank_experts(task: Task, comparisons: Sequence[Comparison], band: Band, config: BuildConfig) -> dict[str, Ranking]:
+    """Each expert's ranking accuracy on comparisons of prompts that its reward model was not trained on."""
+    found = {}
+    for name in task.names:
+        _, unseen = split_comparisons(name, comparisons, config)
+        chosen = [example(c.prompt, c.chosen, band.tokenizer) for c in unseen]
+        rejected = [example(c.prompt, c.rejected, band.tokenizer) for c in unseen]
+        logp_P, ref_P = [], []
+        for responses in (chosen, rejected):
+            ref_P.append(sequence_logp(band.model, responses))
+            with band.bank.gated(band.bank.gate([{name: 1.0}])):
+                logp_P.append(sequence_logp(band.model, responses))
+        lengths_P2 = [[len(c.response_ids), len(r.response_ids)] for c, r in zip(chosen, rejected, strict=True)]
+        found[name] = ranking(*logp_P, *ref_P, lengths_P2=lengths_P2)
     return found
 
 

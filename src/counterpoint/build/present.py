@@ -14,6 +14,7 @@ from counterpoint.build.task import BuildConfig, Task
 from counterpoint.evaluate.adherence import Adherence
 from counterpoint.evaluate.compare import compare, profile_rewards
 from counterpoint.evaluate.pareto import hypervolume_interval
+from counterpoint.evaluate.ranking import Ranking
 from counterpoint.evaluate.report import Dose, Report, RewardModel, Sample, Stage, TradeOff
 from counterpoint.evaluate.report import Sweep as SweepSection
 from counterpoint.evaluate.text import text_stats
@@ -36,6 +37,7 @@ class Built:
     sweep: Sweep
     doses: Mapping[tuple[str, str], Adherence]
     judged: Judged
+    rankings: Mapping[str, Ranking]
 
 
 def report_of(built: Built, stages: Stages, config: BuildConfig, title: str) -> Report:
@@ -94,10 +96,14 @@ def notes(built: Built) -> tuple[str, ...]:
     wanted = selected(built.task, judged.profiles)
     by_models_M = profile_rewards(judged.model_scores_MPRD, wanted).mean(axis=(1, 2))
     said = ", ".join(f"{entry.name} {value:.2f}" for entry, value in zip(judged.entries, by_models_M, strict=True))
+    ranked = ", ".join(f"{n} {r.accuracy:.2f} (base {r.reference_accuracy:.2f})" for n, r in built.rankings.items())
     return (
-        "The reward is the exact judge's, from the base's plain answers, in standard deviations over its plain and "
-        "requested answers to training prompts. The reward models chose what the experts learned, so their opinion is no judgement; for the record it is: "
-        f"{said}.",
+        "The reward is the exact judge's: 0 is the base's plain answers to training prompts, 1 a standard deviation "
+        "over the pool, which holds answers to requests too.",
+        "The experts were learned from what reward models liked or from the same comparisons, so the opinion of reward "
+        f"models is no judgement; for the record it is: {said}.",
+        f"Ranking accuracy, the share of held-out comparisons in which the chosen response is the likelier one "
+        f"(arXiv 2405.19534): {ranked}.",
         "Strengths, and the expert of best-expert, were chosen on training prompts by the judge, with equally many "
         "tries for every method; mixture-prob cannot exceed 1.",
         "Intervals resample prompts, with all profiles of a prompt together. They do not cover another training seed.",

@@ -69,8 +69,9 @@ class BuildConfig:
 
     The pool holds `samples` plain responses per training prompt and `asked` more per dimension that can be asked for in
     words; a share `held_out` of the prompts measures the reward models. `expert_steps` are steps of supervised
-    fine-tuning on the `keep` best of the pool per prompt or on the preferred of the comparisons, or of DPO on the comparisons. `strengths` are tried for every method that has
-    one, on `tune_prompts` training prompts (mixture-prob, which cannot exceed 1, gets as many between 0 and 1).
+    fine-tuning on the `keep` best of the pool per prompt or on the preferred of the comparisons, or of DPO on the
+    comparisons. `strengths` are tried for every method that has one, on `tune_prompts` training prompts (mixture-prob,
+    which cannot exceed 1, gets as many between 0 and 1).
     `workers` models are trained at once, each in a process of one thread.
     """
 

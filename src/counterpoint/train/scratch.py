@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from counterpoint.artifacts import publish
+from counterpoint.models.load import quiet
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<user>", "<assistant>")
 CHAT_TEMPLATE = (
@@ -66,6 +67,6 @@ def new_model(config: ScratchConfig, texts: Sequence[str], out: Path) -> None:
                 bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             )
         )  # fmt: skip
-    with publish(out) as staging:
+    with publish(out) as staging, quiet():
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
