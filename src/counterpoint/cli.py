@@ -134,7 +134,7 @@ def build(
     experts: Annotated[str, typer.Option(help="best-of-n, sft (on preferred responses) or dpo.")] = "best-of-n",
     samples: Annotated[int, typer.Option(help="Responses per prompt to choose from.")] = 16,
     expert_steps: Annotated[int, typer.Option(help="Training steps per expert.")] = 60,
-    reward_steps: Annotated[int, typer.Option(help="Training steps per reward model.")] = 60,
+    reward_steps: Annotated[int, typer.Option(help="Training steps per reward model.")] = 120,
     learning_rate: Annotated[float, typer.Option(help="Of the experts.")] = 2e-3,
     lora_rank: Annotated[int, typer.Option(help="Rank of the experts.")] = 8,
     batch: Annotated[int, typer.Option(help="Examples per training step.")] = 32,

@@ -43,7 +43,7 @@ def train_rewards(
     jobs = [
         (
             RewardModelConfig(
-                model=task.model, dimension=name, steps=config.reward_steps, batch=config.batch, seed=config.seed,
+                model=task.model, dimension=name, steps=config.reward_steps, batch=config.reward_batch, seed=config.seed,
                 learning_rate=config.reward_learning_rate, checkpoint_every=config.checkpoint_every,
             ),
             seen,

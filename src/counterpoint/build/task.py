@@ -80,7 +80,8 @@ class BuildConfig:
     pool_temperature: float = 0.8
     pairs_per_prompt: int = 12
     held_out: float = 0.2
-    reward_steps: int = 60
+    reward_steps: int = 120
+    reward_batch: int = 16
     reward_learning_rate: float = 2e-3
     experts: Literal["best-of-n", "sft", "dpo"] = "best-of-n"
     keep: int = 2
