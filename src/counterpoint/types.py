@@ -1,5 +1,6 @@
 """The nouns of the package. Nothing here needs torch, so that importing it costs nothing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -84,6 +85,11 @@ class Weighting:
     def __post_init__(self) -> None:
         if len(self.experts) != len(self.w):
             raise ValueError(f"{len(self.experts)} experts but {len(self.w)} weights")
+        if not (0 <= self.strength < math.inf and all(0 <= w < math.inf for w in self.w)):
+            raise CounterpointError(
+                f"weights {self.w} at strength {self.strength}: all must be finite and none negative; to have less of "
+                "a dimension, give weight to its opposite"
+            )
 
 
 class RewardFn(Protocol):

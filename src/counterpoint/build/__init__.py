@@ -1,7 +1,7 @@
 """The whole path: prompts and rewards -> comparisons -> reward models -> experts -> a band -> a judged report.
 
-The experts are chosen by learned reward models; everything is judged by the rewards that labelled the comparisons, on
-prompts that no stage before has seen.
+The experts are learned by way of reward models, or from the comparisons; everything is judged by the rewards that
+labelled the comparisons, on prompts that no stage before has seen.
 """
 
 from math import comb
@@ -26,7 +26,7 @@ from counterpoint.build.present import Built, report_of, write_responses
 from counterpoint.build.task import BuildConfig, Task
 from counterpoint.data.comparisons import write_comparisons
 from counterpoint.decode.band import Band
-from counterpoint.evaluate.report import summary, write_report
+from counterpoint.evaluate.report import summary, write_picture, write_report
 from counterpoint.models.band_file import new_band, write_band
 from counterpoint.rewards.bradley_terry import BradleyTerryReward
 from counterpoint.rewards.compare import label_comparisons
@@ -38,7 +38,7 @@ __all__ = ["BuildConfig", "Built", "Task", "build"]
 
 
 def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str) -> Built:
-    """Run the whole path: `out/band`, `out/report.html`, `out/summary.json`, `out/responses.jsonl`.
+    """Run the whole path: `out/band`, `out/report.html`, `out/methods.svg`, `out/summary.json`, `out/responses.jsonl`.
 
     Training stages that an earlier run finished on the same data are not done again; a killed one resumes.
     """
@@ -57,7 +57,7 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
         rewards = train_rewards(task, comparisons, folder, config, bar.task("reward models"))
         models = Rewards([BradleyTerryReward.load(folder / "rewards" / name) for name in task.names])
         bar.note("right on " + ", ".join(f"{q.dimension} {q.accuracy.value:.0%}" for q in rewards))
-    with stages.stage("experts", "learn a LoRA expert per dimension, from what its reward model likes best") as bar:
+    with stages.stage("experts", f"learn a LoRA expert per dimension ({config.experts})") as bar:
         model_scores_PND = pool.scores(task, models)
         train_experts(task, pool, model_scores_PND, comparisons, band.tokenizer, folder, config, bar.task("experts"))
         band = Band.load(folder)
@@ -80,6 +80,7 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
         built = Built(task, tuple(rewards), sweep, doses, judged, rankings)
         report = report_of(built, stages, config, title)
         write_report(out / "report.html", report)
+        write_picture(out / "methods.svg", report)
         write_json(out / "summary.json", summary(report))
         write_responses(out / "responses.jsonl", built)
     return built

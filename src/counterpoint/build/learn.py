@@ -43,8 +43,8 @@ def train_rewards(
     jobs = [
         (
             RewardModelConfig(
-                model=task.model, dimension=name, steps=config.reward_steps, batch=config.reward_batch, seed=config.seed,
-                learning_rate=config.reward_learning_rate, checkpoint_every=config.checkpoint_every,
+                model=task.model, dimension=name, steps=config.reward_steps, batch=config.reward_batch,
+                learning_rate=config.reward_learning_rate, checkpoint_every=config.checkpoint_every, seed=config.seed,
             ),
             seen,
             out / "rewards" / name,

@@ -32,7 +32,7 @@ class Pool:
 def sample_pool(task: Task, band: Band, config: BuildConfig, progress: Callable[[int, int], None]) -> Pool:
     """Sample plain responses, and ones to requests in words, which are then compared without the request.
 
-    Personalized Soups samples its responses with the preference in the prompt too (arXiv 2310.11564 section 3.2).
+    Personalized Soups samples its responses with the preference in the prompt too (arXiv 2310.11564).
     """
     wanted: list[Profile | None] = [None] * config.samples
     for dimension in task.dimensions:

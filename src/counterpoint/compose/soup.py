@@ -1,6 +1,6 @@
 """Parameter space: one adapter whose delta is the weighted sum of the experts' deltas.
 
-    W = W0 + strength * sum_k w_k s_k B_k A_k        (Personalized Soups, arXiv 2310.11564 section 3.3; Rewarded Soups)
+    W = W0 + strength * sum_k w_k s_k B_k A_k        (Personalized Soups, arXiv 2310.11564; Rewarded Soups)
 
 Deltas are averaged, not factors: ranks are concatenated, A = [A_1; ...; A_K] and B = [c_1 B_1, ..., c_K B_K], which is
 exact. The published code averages A and B entry by entry, which is not the average of the updates.

@@ -41,6 +41,7 @@ class Band:
         self.experts = file.typed_experts()
         self.dimensions = tuple(entry.name for entry in file.dimensions)
         self._soups: OrderedDict[str, None] = OrderedDict()
+        self._weightings: dict[str, Weighting] = {}
         self.engine = Engine(
             Rows(model, bank), self._text, end_tokens(model, tokenizer), model.config.max_position_embeddings, max_rows
         )
@@ -93,7 +94,8 @@ class Band:
         return completions
 
     def request(self, prompt: Prompt, plan: Plan, sampling: Sampling) -> Request:
-        """Render the prompt of each of a plan's rows."""
+        """Render the prompt of each of a plan's rows, and merge its soup if that is not at hand."""
+        self._merge_soups(plan)
         contexts = tuple(tuple(prompt_ids(self._asking(prompt, row), self.tokenizer)) for row in plan.rows)
         return Request(plan, contexts, sampling)
 
@@ -113,7 +115,7 @@ class Band:
         weighting = constant(profile, self.experts)
         match method:
             case "soup":
-                return soup.plan(self._merged(weighting))
+                return soup.plan(self._soup(weighting))
             case "moe":
                 return moe.plan(weighting)
             case "mixture-prob":
@@ -135,14 +137,18 @@ class Band:
         self.bank.unwrap()
         return self.model
 
-    def _merged(self, weighting: Weighting) -> str:
-        """Merge a soup into the bank, once."""
+    def _soup(self, weighting: Weighting) -> str:
+        """The name of a soup, which is merged when a request needs it."""
         name = "soup:" + ",".join(f"{expert}*{c!r}" for expert, c in soup.coefficients(weighting).items())
-        if name not in self._soups:
-            self.bank.add(name, soup.merge(self.bank.experts, weighting))
-        self._soups[name] = None
-        self._soups.move_to_end(name)
+        self._weightings[name] = weighting
         return name
+
+    def _merge_soups(self, plan: Plan) -> None:
+        for name in (name for row in plan.rows for name in row.gate if name in self._weightings):
+            if name not in self._soups:
+                self.bank.add(name, soup.merge(self.bank.experts, self._weightings[name]))
+            self._soups[name] = None
+            self._soups.move_to_end(name)
 
     def _asking(self, prompt: Prompt, row: Row) -> Prompt:
         requests = (self.file.dimension(name).request or f"Please be {name}." for name in row.requests)

@@ -78,7 +78,7 @@ class _Target:
 class Rows:
     """`LanguageModel` over a Hugging Face model and its LoRA bank.
 
-    Error against one request at a time without a cache: below 1e-5 in fp32 (law `padding` in tests/laws).
+    Error against one request at a time without a cache: below 1e-4 in fp32 (law `padding` in tests/laws).
     """
 
     def __init__(self, model: Any, bank: LoraBank, chunk: int = 512) -> None:

@@ -81,7 +81,9 @@ def sample(logp_QV: Tensor, samplings: Sequence[Sampling], uniform_Q: Sequence[f
     )
     logp_QV = keep_likely(logp_QV, samplings)
     cdf_QV = logp_QV.double().exp().cumsum(-1)
-    uniform = torch.tensor(uniform_Q, dtype=torch.float64, device=device)[:, None] * cdf_QV[:, -1:]
+    total_Q1 = cdf_QV[:, -1:]
+    uniform = torch.tensor(uniform_Q, dtype=torch.float64, device=device)[:, None] * total_Q1
+    uniform = torch.minimum(uniform, torch.nextafter(total_Q1, torch.zeros_like(total_Q1)))
     tokens: list[int] = torch.searchsorted(cdf_QV, uniform, right=True).squeeze(-1).tolist()
     return tokens
 

@@ -78,6 +78,14 @@ def ranking_figure(names: Sequence[str], intervals: Sequence[Interval], centre: 
         return _svg(figure, alt)
 
 
+def standalone(svg: str) -> str:
+    """A figure as a file of its own, on a white card: the page's colours are written into it."""
+    colours = "background: #fff; --ink: #1a1f2b; --muted: #5b6577; --line: #d5dae3; --card: #fff; --c0: #0072b2"
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    root = f'<svg {names} width="540" style="{colours}" '
+    return svg.replace("<svg ", root, 1)
+
+
 def trade_off_figure(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, alt: str) -> str:
     """Every method's points on two objectives, labelled in place, and the front of them all as a staircase."""
     everything = np.array([point for own in points.values() for point in own], dtype=np.float64)

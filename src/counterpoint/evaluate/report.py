@@ -13,7 +13,7 @@ from counterpoint.evaluate.adherence import Adherence
 from counterpoint.evaluate.bootstrap import Interval
 from counterpoint.evaluate.claims import Claim
 from counterpoint.evaluate.compare import Row, Standings
-from counterpoint.evaluate.figures import ranking_figure, sweep_figure, trade_off_figure
+from counterpoint.evaluate.figures import ranking_figure, standalone, sweep_figure, trade_off_figure
 from counterpoint.evaluate.text import TextStats
 from counterpoint.types import CounterpointError
 
@@ -117,6 +117,12 @@ def write_report(path: Path, report: Report) -> None:
     )
     environment.filters |= {"number": number, "percent": percent, "seconds": seconds, "heat": heat}
     write_text(path, environment.get_template("report.html").render(page(report)) + "\n")
+
+
+def write_picture(path: Path, report: Report) -> None:
+    """Write the page's first figure, reward by method, as an SVG file of its own."""
+    table = report.standings
+    write_text(path, standalone(str(_ranked(table, table.reward_M, "Reward", 0.0, as_percent=False))) + "\n")
 
 
 def summary(report: Report) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def bt_reward(r_ND: np.ndarray, r_ref_ND: np.ndarray) -> np.ndarray:
 
         R_i(x, y) = sigmoid(r_i(x, y) - r_i(x, y_ref))
 
-    MoPE (review, equation 2). As `(1 + tanh(x / 2)) / 2`, which does not overflow.
+    MoPE (arXiv 2407.04181; its reviewers quote it as equation 2). As `(1 + tanh(x / 2)) / 2`, which does not overflow.
     """
     return np.asarray((1 + np.tanh((np.asarray(r_ND, dtype=float) - r_ref_ND) / 2)) / 2)
 

@@ -43,7 +43,8 @@ from counterpoint.types import Comparison
 class DpoConfig:
     """How to learn one dimension from comparisons; `beta` is how dearly a step away from the base is paid for.
 
-    The other fields are those of `SftConfig`. A pair costs four to five times as much time as an example of SFT.
+    The other fields are those of `SftConfig`. A pair costs several times as much as an
+    example of SFT: two responses, by two models.
     """
 
     model: str
