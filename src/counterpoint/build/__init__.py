@@ -28,6 +28,7 @@ from counterpoint.data.comparisons import write_comparisons
 from counterpoint.decode.band import Band
 from counterpoint.evaluate.report import summary, write_picture, write_report
 from counterpoint.models.band_file import new_band, write_band
+from counterpoint.models.load import check_family
 from counterpoint.rewards.bradley_terry import BradleyTerryReward
 from counterpoint.rewards.compare import label_comparisons
 from counterpoint.rewards.rules import Rewards
@@ -42,6 +43,7 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
 
     Training stages that an earlier run finished on the same data are not done again; a killed one resumes.
     """
+    check_family(task.model)
     folder = out / "band"
     with stages.stage("pool", "sample the base, to have responses to compare") as bar:
         new_band(folder, task.model, task.dimensions)

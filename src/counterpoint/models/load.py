@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -28,20 +29,32 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def load_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The causal language model of a folder or id, in evaluation mode, or which family is supported."""
+def check_family(name: str) -> None:
+    """Raise CounterpointError where there is no model of a supported family; reads the config only."""
     try:
         config = AutoConfig.from_pretrained(name)
-        if config.model_type not in FAMILIES:
-            raise CounterpointError(
-                f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
-            )
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, error) from None
+    if config.model_type not in FAMILIES:
+        raise CounterpointError(
+            f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
+        )
+
+
+def load_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The causal language model of a folder or id, in evaluation mode, or which family is supported."""
+    check_family(name)
+    try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except (OSError, ValueError) as error:
-        where = "" if Path(name).is_dir() else " (there is no such folder; as a hub id it could not be fetched)"
-        raise CounterpointError(f"{name}: no model could be loaded{where}: {_first_line(error)}") from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _not_loaded(name, error) from None
     return model.eval()
+
+
+def _not_loaded(name: str, error: Exception) -> CounterpointError:
+    where = "" if Path(name).is_dir() else " (there is no such folder; as a hub id it could not be fetched)"
+    return CounterpointError(f"{name}: no model could be loaded{where}: {_first_line(error)}")
 
 
 @contextmanager
