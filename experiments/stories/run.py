@@ -46,7 +46,8 @@ def main() -> None:
         config = BuildConfig(samples=16, asked=0, max_tokens=80, workers=2, seed=seed)
         builts.append(build(task, arguments.work / str(seed), config, Stages(), "Counterpoint: stories260k"))
     command = "python -m experiments.stories.run --seeds " + " ".join(map(str, arguments.seeds))
-    claims = reward_claims(builts, arguments.seeds, command, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    claims = reward_claims(builts, arguments.seeds, command, seconds)
     write_claims(HERE / "results.json", claims)
     for claim in claims:
         print(f"{'holds' if claim.holds else 'fails'}  {claim.claim}: {claim.difference}")

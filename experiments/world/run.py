@@ -29,7 +29,8 @@ def main() -> None:
     start = time.perf_counter()
     builts = [build_demo(arguments.work / str(seed), Stages(), seed) for seed in arguments.seeds]
     command = "python -m experiments.world.run --seeds " + " ".join(map(str, arguments.seeds))
-    claims = reward_claims(builts, arguments.seeds, command, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    claims = reward_claims(builts, arguments.seeds, command, seconds)
     write_claims(HERE / "results.json", claims)
     for claim in claims:
         print(f"{'holds' if claim.holds else 'fails'}  {claim.claim}: {claim.difference}")

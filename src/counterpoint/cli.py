@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from counterpoint.types import CounterpointError
+from counterpoint.types import CounterpointError, Dimension, Message, Prompt
 
 if TYPE_CHECKING:
     from counterpoint.build import Task
@@ -43,7 +45,7 @@ def main() -> None:
 @app.command()
 def chat(
     band: BandFolder,
-    prompt: Annotated[str | None, typer.Argument(help="What to answer; without it, a conversation begins.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="What to answer; else each line of input.")] = None,
     profile: Annotated[str, typer.Option(help='Who asks, such as "concise=1, friendly=0.5, strength=1.5".')] = "",
     method: Annotated[str, typer.Option(help="How the experts are combined.")] = "soup",
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
@@ -55,14 +57,16 @@ def chat(
 ) -> None:
     """Answer as the person of a profile would like it."""
     from counterpoint.decode.sampling import Sampling
+    from counterpoint.profiles import parse_profile
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     loaded = load_band(band, threads)
+    loaded.plan(parse_profile(profile, loaded.dimensions) if profile else None, method)  # a mistake ends here
     if prompt is not None:
         out.print(reply(loaded, prompt, profile, method, sampling, as_json), markup=False, soft_wrap=True)
         return
     if sys.stdin.isatty():
-        out.print(f"[dim]dimensions: {', '.join(loaded.dimensions)}; an empty line ends the conversation[/dim]")
+        out.print(f"[dim]dimensions: {', '.join(loaded.dimensions)}; each line is a question, an empty one ends[/dim]")
     for line in questions():
         out.print(reply(loaded, line, profile, method, sampling, as_json), markup=False, soft_wrap=True)
 
@@ -179,12 +183,15 @@ def make_task(
     model: str, prompts: list[Path], test_prompts: list[Path], reward: list[str], axis: list[str], request: list[str],
     comparisons: list[Path], skip_bad: bool,
 ) -> "Task":  # fmt: skip
-    """Read everything that a build is given, and say what was left out."""
+    """Read everything that a build is given, and say what was left out.
+
+    For a model with a chat template a prompt in plain text is a user's message, as it is to `chat`.
+    """
     from counterpoint.build import Task
     from counterpoint.data.comparisons import read_comparisons
     from counterpoint.data.prompts import read_prompts
+    from counterpoint.models.load import check_family, load_tokenizer
     from counterpoint.rewards.rules import Rewards, parse_rule
-    from counterpoint.types import Dimension
 
     rewards = Rewards([parse_rule(text)[1] for text in reward])
     asked = dict(split_pair(text, "--request") for text in request)
@@ -193,20 +200,29 @@ def make_task(
             raise CounterpointError(f"{name!r} has no --reward; there are rewards for {', '.join(rewards.dimensions)}")
     learned = read_prompts(prompts, skip_bad)
     tested = read_prompts(test_prompts, skip_bad) if test_prompts else None
+    check_family(model)
+    chats = load_tokenizer(model).chat_template is not None
+
+    def asked_as_in_chat(found: Sequence[Prompt]) -> tuple[Prompt, ...]:
+        as_messages = ((Message("user", p),) if chats and isinstance(p, str) else p for p in found)
+        return tuple(dict.fromkeys(as_messages))
+
     given = read_comparisons(comparisons, known=rewards.dimensions, skip_bad=skip_bad) if comparisons else None
     for bad in [*learned.dropped, *(tested.dropped if tested else ()), *(given.dropped if given else ())]:
         Console(stderr=True).print(f"left out: {bad}", markup=False, highlight=False, soft_wrap=True)
-    train = tuple(dict.fromkeys(learned.prompts))
+    train = asked_as_in_chat(learned.prompts)
     cut = len(train) - len(train) // 4
     return Task(
         model=model,
         dimensions=tuple(Dimension(name, request=asked.get(name, "")) for name in rewards.dimensions),
         train_prompts=train if tested else train[:cut],
-        test_prompts=tuple(dict.fromkeys(tested.prompts)) if tested else train[cut:],
+        test_prompts=asked_as_in_chat(tested.prompts) if tested else train[cut:],
         judge=rewards,
         axes=tuple(tuple(pole.strip() for pole in poles.split(",")) for poles in axis),
         trade_off=(rewards.dimensions[0], rewards.dimensions[1]) if len(rewards.dimensions) > 1 else None,
-        comparisons=given.comparisons if given else (),
+        comparisons=tuple(
+            replace(c, prompt=asked_as_in_chat([c.prompt])[0]) for c in (given.comparisons if given else ())
+        ),
     )
 
 

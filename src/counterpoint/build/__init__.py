@@ -4,6 +4,7 @@ The experts are learned by way of reward models, or from the comparisons; everyt
 labelled the comparisons, on prompts that no stage before has seen.
 """
 
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from counterpoint.build.judge import (
 )
 from counterpoint.build.learn import train_experts, train_rewards
 from counterpoint.build.pool import Pool, sample_pool
-from counterpoint.build.present import Built, report_of, write_responses
+from counterpoint.build.present import Built, report_of, timed, write_responses
 from counterpoint.build.task import BuildConfig, Task
 from counterpoint.data.comparisons import write_comparisons
 from counterpoint.decode.band import Band
+from counterpoint.evaluate.bootstrap import Interval
 from counterpoint.evaluate.report import summary, write_picture, write_report
 from counterpoint.models.band_file import new_band, write_band
 from counterpoint.models.load import check_family
@@ -56,12 +58,16 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
         write_comparisons(out / "comparisons.jsonl", comparisons)
         bar.note(f"{len(comparisons)} comparisons")
     with stages.stage("rewards", "learn a Bradley-Terry reward model per dimension from the comparisons") as bar:
-        rewards = train_rewards(task, comparisons, folder, config, bar.task("reward models"))
+        rewards, long = train_rewards(task, comparisons, folder, config, bar.task("reward models"))
         models = Rewards([BradleyTerryReward.load(folder / "rewards" / name) for name in task.names])
-        bar.note("right on " + ", ".join(f"{q.dimension} {q.accuracy.value:.0%}" for q in rewards))
+        bar.note("right on " + ", ".join(f"{q.dimension} {show(q.accuracy)}" for q in rewards))
+        note_long(bar, long)
     with stages.stage("experts", f"learn a LoRA expert per dimension ({config.experts})") as bar:
         model_scores_PND = pool.scores(task, models)
-        train_experts(task, pool, model_scores_PND, comparisons, band.tokenizer, folder, config, bar.task("experts"))
+        long = train_experts(
+            task, pool, model_scores_PND, comparisons, band.tokenizer, folder, config, bar.task("experts")
+        )
+        note_long(bar, long)
         band = Band.load(folder)
     with stages.stage("strengths", "choose each method's strength, and the best expert, on training prompts") as bar:
         scale = fit_scale(task, task.judge, judge_scores_PND, band, config)
@@ -83,9 +89,19 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
         report = report_of(built, stages, config, title)
         write_report(out / "report.html", report)
         write_picture(out / "methods.svg", report)
-        write_json(out / "summary.json", summary(report))
         write_responses(out / "responses.jsonl", built)
+    quality = {q.dimension: {**q.accuracy.to_dict(), "pairs": q.pairs} for q in rewards}
+    write_json(out / "summary.json", {**summary(replace(report, stages=timed(stages))), "reward_models": quality})
     return built
+
+
+def show(interval: Interval) -> str:
+    return f"{interval.value:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
+
+
+def note_long(bar: Bar, dropped: int) -> None:
+    if dropped:
+        bar.note(f"{dropped} left out, longer than max_length")
 
 
 def label(task: Task, pool: Pool, scores_PND: np.ndarray, config: BuildConfig, bar: Bar) -> tuple[Comparison, ...]:

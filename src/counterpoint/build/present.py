@@ -57,7 +57,7 @@ def report_of(built: Built, stages: Stages, config: BuildConfig, title: str) -> 
             seed=config.seed,
             correct_MPR=judged.correct_MPR,
         ),
-        stages=tuple(Stage(name, seconds) for name, seconds in stages.seconds.items()),
+        stages=timed(stages),
         about=about(built),
         text={
             name: text_stats([text for row in answers.texts_PR for text in row])
@@ -75,6 +75,10 @@ def report_of(built: Built, stages: Stages, config: BuildConfig, title: str) -> 
         samples=samples(built),
         notes=notes(built),
     )
+
+
+def timed(stages: Stages) -> tuple[Stage, ...]:
+    return tuple(Stage(name, seconds) for name, seconds in stages.seconds.items())
 
 
 def profile_name(profile: Profile) -> str:
@@ -102,8 +106,8 @@ def notes(built: Built) -> tuple[str, ...]:
         "over the pool, which holds answers to requests too.",
         "The experts were learned from what reward models liked or from the same comparisons, so the opinion of reward "
         f"models is no judgement; for the record it is: {said}.",
-        f"Ranking accuracy, the share of held-out comparisons in which the chosen response is the likelier one "
-        f"(arXiv 2405.19534): {ranked}.",
+        "Ranking accuracy (arXiv 2405.19534): the share of comparisons, unseen by its reward model, in which an expert "
+        f"finds the chosen response likelier: {ranked}.",
         "Strengths, and the expert of best-expert, were chosen on training prompts by the judge, with equally many "
         "tries for every method; mixture-prob cannot exceed 1.",
         "Intervals resample prompts, with all profiles of a prompt together. They do not cover another training seed.",

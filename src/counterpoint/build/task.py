@@ -1,5 +1,6 @@
 """What a build is given, and how much of everything it does."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -7,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from counterpoint.profiles import corners
+from counterpoint.decode.sampling import Sampling
+from counterpoint.profiles import check_name, corners
 from counterpoint.types import Comparison, CounterpointError, Dimension, Profile, Prompt, RewardFn
 
 Correct = Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]
@@ -34,6 +36,13 @@ class Task:
     comparisons: tuple[Comparison, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in self.names:
+            check_name(name)
+        both = set(self.train_prompts) & set(self.test_prompts)
+        if both:
+            raise CounterpointError(
+                f"{len(both)} prompts are for training and for testing, such as {min(map(str, both))!r}"
+            )
         missing = [name for name in self.names if name not in self.judge.dimensions]
         if missing:
             raise CounterpointError(f"no reward scores the dimension {missing[0]!r}")
@@ -42,6 +51,8 @@ class Task:
                 f"{len(self.train_prompts)} training prompts and {len(self.test_prompts)} test prompts: "
                 "at least one to learn from and two to judge by are needed"
             )
+
+        assert self.profiles  # axes that repeat a pole are refused here, before any work
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,7 +111,17 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise CounterpointError(f"samples is {self.samples}; at least 2 responses per prompt can be compared")
-        if self.workers < 1:
-            raise CounterpointError(f"workers is {self.workers}; at least 1 must work")
+        least = {
+            "asked": 0, "pairs_per_prompt": 1, "reward_steps": 1, "reward_batch": 1, "keep": 1, "expert_steps": 1,
+            "batch": 1, "lora_rank": 1, "tune_prompts": 2, "checkpoint_every": 0, "workers": 1,
+        }  # fmt: skip
+        for field, smallest in least.items():
+            if getattr(self, field) < smallest:
+                raise CounterpointError(f"{field} is {getattr(self, field)}; it must be at least {smallest}")
+        for field in ("reward_learning_rate", "expert_learning_rate"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise CounterpointError(f"{field} is {getattr(self, field)}; it must be a number above 0")
+        for temperature in (self.temperature, self.pool_temperature):
+            Sampling(temperature=temperature, max_tokens=self.max_tokens)
         if self.experts not in ("best-of-n", "sft", "dpo"):
             raise CounterpointError(f"experts is {self.experts!r}; it must be best-of-n, sft or dpo")

@@ -27,6 +27,9 @@ class BadLine:
     line: int
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Prompts:

@@ -23,7 +23,7 @@ from counterpoint.models.adapter import read_adapter
 from counterpoint.models.band_file import BandFile, base_path, read_band
 from counterpoint.models.bank import LoraBank
 from counterpoint.models.load import load_model, load_tokenizer
-from counterpoint.profiles import parse_profile, unknown_name
+from counterpoint.profiles import parse_profile
 from counterpoint.types import Completion, CounterpointError, Message, Profile, Prompt, Weighting
 
 METHODS = ("base", "prompted", "best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log")
@@ -87,15 +87,16 @@ class Band:
         return self.run(requests, progress)
 
     def run(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Completion]:
-        """Decode requests made by `request`, then forget the soups that have not been used for long."""
+        """Decode requests made by `request`, with their soups merged, then forget the soups not used for long."""
+        for request in requests:
+            self._merge_soups(request.plan)
         completions = self.engine.run(requests, progress)
         while len(self._soups) > SOUPS_KEPT:
             self.bank.remove(self._soups.popitem(last=False)[0])
         return completions
 
     def request(self, prompt: Prompt, plan: Plan, sampling: Sampling) -> Request:
-        """Render the prompt of each of a plan's rows, and merge its soup if that is not at hand."""
-        self._merge_soups(plan)
+        """Render the prompt of each of a plan's rows."""
         contexts = tuple(tuple(prompt_ids(self._asking(prompt, row), self.tokenizer)) for row in plan.rows)
         return Request(plan, contexts, sampling)
 
@@ -103,10 +104,7 @@ class Band:
         """How a method serves a profile. Raises CounterpointError for an unknown method."""
         if method not in METHODS:
             raise CounterpointError(f"unknown method {method!r}; there are: {', '.join(METHODS)}")
-        for name in profile.weights if profile else ():
-            if name not in self.dimensions:
-                raise CounterpointError(unknown_name("dimension", name, self.dimensions))
-        if method == "base" or profile is None:
+        if profile is None or ((profile := parse_profile(profile, self.dimensions)) and method == "base"):
             return Plan((Row(),))
         if method == "prompted":
             return Plan((Row(requests=tuple(name for name, weight in profile.weights.items() if weight > 0)),))
@@ -132,11 +130,6 @@ class Band:
             raise CounterpointError("best-expert needs the experts' measured scores, and this band.json holds none")
         return max(scored, key=lambda e: sum(w * e.scores.get(d, 0.0) for d, w in profile.weights.items())).name
 
-    def bare_model(self) -> Any:
-        """The base without the bank around its layers, to be copied or saved, until the band answers again."""
-        self.bank.unwrap()
-        return self.model
-
     def _soup(self, weighting: Weighting) -> str:
         """The name of a soup, which is merged when a request needs it."""
         name = "soup:" + ",".join(f"{expert}*{c!r}" for expert, c in soup.coefficients(weighting).items())
@@ -157,7 +150,15 @@ class Band:
     def _prompt(self, messages: str | Sequence[Mapping[str, str] | Message]) -> Prompt:
         if isinstance(messages, str):
             return (Message("user", messages),) if self.tokenizer.chat_template else messages
-        return tuple(m if isinstance(m, Message) else Message(m["role"], m["content"]) for m in messages)
+        try:
+            prompt = tuple(m if isinstance(m, Message) else Message(m["role"], m["content"]) for m in messages)
+        except (TypeError, KeyError):
+            raise CounterpointError(
+                f"messages are a string, or a list of {{'role': ..., 'content': ...}}; got {messages!r}"
+            ) from None
+        if not prompt or prompt[-1].role != "user":
+            raise CounterpointError("a conversation must end with a message of the role 'user'")
+        return prompt
 
     def _text(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)

@@ -140,6 +140,8 @@ class Engine:
             return []
         self._join()
         logp_QV = self.next_logp()
+        if logp_QV.isnan().any():
+            raise CounterpointError("the model's logits are not numbers; a profile's strength may be far too large")
         uniform = [live.noise[len(live.tokens)] for live in self._live]
         tokens = sample(logp_QV, [live.request.sampling for live in self._live], uniform)
         finished, staying = [], []

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from counterpoint.artifacts import MANIFEST, hash_files, publish, read_json, write_json
 from counterpoint.models.adapter import CONFIG, TENSORS, read_adapter
+from counterpoint.profiles import check_name
 from counterpoint.types import CounterpointError, Dimension, Expert
 
 BAND = "band.json"
@@ -66,6 +67,11 @@ def read_band(folder: Path) -> BandFile:
     except ValidationError as error:
         raise CounterpointError(f"{folder / BAND}: {_explain(error)}") from None
     names = [entry.name for entry in band.dimensions]
+    experts = [entry.name for entry in band.experts]
+    for name in (*names, *experts):
+        check_name(name)
+        if names.count(name) > 1 or experts.count(name) > 1:
+            raise CounterpointError(f"{folder / BAND}: the name {name!r} is there twice")
     for expert in band.experts:
         if expert.dimension not in names:
             raise CounterpointError(
@@ -126,6 +132,8 @@ def new_band(folder: Path, base: str, dimensions: Sequence[Dimension]) -> BandFi
 def add_expert(folder: Path, adapter: Path, expert: Expert) -> BandFile:
     """Copy an adapter into the band; an expert of the same name is replaced."""
     read_adapter(adapter)
+    check_name(expert.name)
+    check_name(expert.dimension)
     band = read_band(folder)
     if expert.dimension not in [entry.name for entry in band.dimensions]:
         band.dimensions.append(DimensionEntry(name=expert.dimension))

@@ -29,8 +29,8 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def check_family(name: str) -> None:
-    """Raise CounterpointError where there is no model of a supported family; reads the config only."""
+def check_family(name: str) -> int:
+    """The longest sequence of a model, in tokens, from its config; CounterpointError for an unsupported family."""
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -39,6 +39,7 @@ def check_family(name: str) -> None:
         raise CounterpointError(
             f"{name}: model type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
         )
+    return int(config.max_position_embeddings)
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> Any:

@@ -1,6 +1,7 @@
 """How a person's wishes are written down: `"concise=1, friendly=0.5"`, `"concise+friendly"` or a mapping."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Real
@@ -40,6 +41,15 @@ def format_profile(profile: Profile) -> str:
     if profile.strength != 1:
         entries.append((STRENGTH, profile.strength))
     return ", ".join(f"{name}={repr(float(value)).removesuffix('.0')}" for name, value in entries)
+
+
+def check_name(name: str) -> None:
+    """Raise CounterpointError for a dimension's name that no profile could say, or that is not the name of a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]*", name) or name == "strength" or name != name.strip():
+        raise CounterpointError(
+            f"{name!r} cannot name a dimension: letters, digits, '_', '-', '.' and spaces make a name, and 'strength' "
+            "is taken"
+        )
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from counterpoint.types import CounterpointError, Dimension, Prompt
 
 COMPOSED = ("best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log")
 METHODS = ("base", "prompted", *(name for method in COMPOSED for name in (method, f"{method}@best")))
-STAGES = ["pool", "comparisons", "rewards", "experts", "strengths", "doses", "judging", "report"]
+STAGES = ["pool", "comparisons", "rewards", "experts", "strengths", "doses", "judging", "ranking", "report"]
 
 CONFIG = BuildConfig(
     samples=3, asked=1, pairs_per_prompt=4, held_out=0.5, reward_steps=3, expert_steps=3, batch=4, lora_rank=2,
@@ -71,12 +71,12 @@ def made(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bu
 def test_it_makes_a_band_that_chats(made: tuple[Path, Built]) -> None:
     out, _ = made
     assert sorted(path.name for path in out.iterdir()) == [
-        "band", "comparisons.jsonl", "report.html", "responses.jsonl", "summary.json"
+        "band", "comparisons.jsonl", "methods.svg", "report.html", "responses.jsonl", "summary.json"
     ]  # fmt: skip
     file = read_band(out / "band")
     assert [(entry.name, entry.dimension) for entry in file.experts] == [("brief", "brief"), ("plain", "plain")]
     assert all(set(entry.scores) == {"brief", "plain"} for entry in file.experts)
-    assert "the best of 4 responses to each of 6 prompts" in file.experts[0].trained_on
+    assert "the 2 best of 4 responses to each of 6 prompts" in file.experts[0].trained_on
     assert set(file.strengths) == set(COMPOSED)
     assert file.strengths["mixture-prob"] in (0.5, 1.0)
     assert file.strengths["soup"] in (1.0, 2.0)
@@ -89,9 +89,9 @@ def test_it_makes_a_band_that_chats(made: tuple[Path, Built]) -> None:
 
 def test_the_summary_has_the_numbers_of_every_method(made: tuple[Path, Built]) -> None:
     summary = read_json(made[0] / "summary.json")
-    assert set(summary) == {"seconds", "stages", "prompts", "seed", "resamples", "methods"}
+    assert set(summary) == {"seconds", "stages", "prompts", "seed", "resamples", "methods", "reward_models"}
     assert (summary["prompts"], summary["seed"]) == (3, 0)
-    assert [stage["name"] for stage in summary["stages"]] == STAGES[:-1]
+    assert [stage["name"] for stage in summary["stages"]] == STAGES
     assert summary["seconds"] == pytest.approx(sum(stage["seconds"] for stage in summary["stages"]))
     assert tuple(summary["methods"]) == METHODS
     for numbers in summary["methods"].values():
