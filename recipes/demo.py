@@ -2,7 +2,8 @@
 
     make demo            or            python recipes/demo.py --out demo
 
-You should see soups and log mixtures at their best strength well ahead of one expert and of the base.
+You should see every way of combining experts ahead of the base, best strengths ahead of strength 1, and the best single
+expert per profile hard to beat, since one expert is much stronger than the others (docs/LOG.md says why).
 """
 
 import argparse
