@@ -21,6 +21,8 @@ from counterpoint.types import Comparison, Profile, Prompt, RewardFn
 
 COMPOSED = ("route", "soup", "moe", "mixture-prob", "mixture-log")
 DOSES = (0.25, 0.5, 0.75, 1.0)
+RANKED = 100
+"""How many comparisons measure an expert's ranking accuracy, at most."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def rank_experts(task: Task, comparisons: Sequence[Comparison], band: Band, conf
     """Each expert's ranking accuracy on comparisons of prompts that its reward model was not trained on."""
     found = {}
     for name in task.names:
-        _, unseen = split_comparisons(name, comparisons, config)
+        unseen = split_comparisons(name, comparisons, config)[1][:RANKED]
         chosen = [example(c.prompt, c.chosen, band.tokenizer) for c in unseen]
         rejected = [example(c.prompt, c.rejected, band.tokenizer) for c in unseen]
         logp_P, ref_P = [], []
