@@ -74,11 +74,11 @@ def sample(logp_QV: Tensor, samplings: Sequence[Sampling], uniform_Q: Sequence[f
     device = logp_QV.device
     temperature_Q = torch.tensor([s.temperature or 1.0 for s in samplings], dtype=torch.float64, device=device)
     best_Q1 = logp_QV.max(-1, keepdim=True).values
-    logp_QV = torch.where(
-        torch.tensor([s.temperature == 0 for s in samplings], device=device)[:, None],
-        _only_best(logp_QV),
-        torch.log_softmax((logp_QV - best_Q1).double() / temperature_Q[:, None], dim=-1).to(logp_QV),
-    )
+    tempered_QV = torch.log_softmax((logp_QV - best_Q1).double() / temperature_Q[:, None], dim=-1).to(logp_QV)
+    greedy_rows = [row for row, s in enumerate(samplings) if s.temperature == 0]
+    if greedy_rows:
+        tempered_QV[greedy_rows] = _only_best(logp_QV[greedy_rows])
+    logp_QV = tempered_QV
     logp_QV = keep_likely(logp_QV, samplings)
     cdf_QV = logp_QV.double().exp().cumsum(-1)
     total_Q1 = cdf_QV[:, -1:]

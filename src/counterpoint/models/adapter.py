@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -59,7 +60,7 @@ def read_adapter(folder: Path) -> LoraFactors:
         raise CounterpointError(f"{path}: there is no such file; adapters are read from safetensors only")
     try:
         tensors = load_file(path)
-    except Exception as error:  # noqa: BLE001 - safetensors raises its own untyped errors for a damaged file
+    except SafetensorError as error:
         raise CounterpointError(f"{path}: not a readable safetensors file: {error}") from None
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
