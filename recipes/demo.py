@@ -17,7 +17,7 @@ import torch
 
 from counterpoint.artifacts import read_json
 from counterpoint.build import BuildConfig, Built, Task, build
-from counterpoint.cli import print_summary
+from counterpoint.cli.build import print_summary
 from counterpoint.data.examples import example
 from counterpoint.data.world import AXES, DIMENSIONS, base_examples, questions
 from counterpoint.models.load import load_tokenizer

@@ -21,7 +21,7 @@ import torch
 
 from counterpoint.build import BuildConfig, build
 from counterpoint.build.claims import reward_claims
-from counterpoint.cli import make_task
+from counterpoint.cli.build import make_task
 from counterpoint.evaluate.claims import write_claims
 from counterpoint.stages import Stages
 

@@ -1,8 +1,6 @@
-"""The command line: parse, call, print. Heavy imports wait inside the commands, so that `--help` is quick."""
+"""`counterpoint build`."""
 
 import json
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,116 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from counterpoint.cli.app import AsJson, Threads, app, out, set_threads
 from counterpoint.types import CounterpointError, Dimension, Message, Prompt
 
 if TYPE_CHECKING:
     from counterpoint.build import Task
-    from counterpoint.decode.band import Band
-
-app = typer.Typer(
-    help="Language models that suit each person: one expert per preference, combined for any profile.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-out = Console(highlight=False)
-
-BandFolder = Annotated[Path, typer.Argument(help="A band: a folder with band.json.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.")]
-
-
-def main() -> None:
-    """Run the command line; a user's mistake ends in one line and exit code 2, never in a traceback."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle threads sleep instead of spinning
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app()
-    except CounterpointError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
-        sys.exit(2)
-
-
-@app.command()
-def chat(
-    band: BandFolder,
-    prompt: Annotated[str | None, typer.Argument(help="What to answer; else each line of input.")] = None,
-    profile: Annotated[str, typer.Option(help='Who asks, such as "concise=1, friendly=0.5, strength=1.5".')] = "",
-    method: Annotated[str, typer.Option(help="How the experts are combined.")] = "soup",
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
-    threads: Threads = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Answer as the person of a profile would like it."""
-    from counterpoint.decode.sampling import Sampling
-    from counterpoint.profiles import parse_profile
-
-    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    loaded = load_band(band, threads)
-    loaded.plan(parse_profile(profile, loaded.dimensions) if profile else None, method)  # a mistake ends here
-    if prompt is not None:
-        out.print(reply(loaded, prompt, profile, method, sampling, as_json), markup=False, soft_wrap=True)
-        return
-    if sys.stdin.isatty():
-        out.print(f"[dim]dimensions: {', '.join(loaded.dimensions)}; each line is a question, an empty one ends[/dim]")
-    for line in questions():
-        out.print(reply(loaded, line, profile, method, sampling, as_json), markup=False, soft_wrap=True)
-
-
-def questions() -> Any:
-    """Lines that a person types, or that are piped in, up to the first empty one."""
-    while True:
-        try:
-            line = input("you> " if sys.stdin.isatty() else "").strip()
-        except (EOFError, KeyboardInterrupt):
-            return
-        if not line:
-            return
-        yield line
-
-
-def reply(band: "Band", prompt: str, profile: str, method: str, sampling: Any, as_json: bool) -> str:
-    """One answer as text, or as JSON with what was in force."""
-    text = band.chat(prompt, profile or None, method, sampling)
-    if not as_json:
-        return text
-    from counterpoint.profiles import parse_profile
-
-    wanted = parse_profile(profile, band.dimensions) if profile else None
-    in_force = {"weights": dict(wanted.weights), "strength": wanted.strength} if wanted else {}
-    return json.dumps({"prompt": prompt, "response": text, "method": method if wanted else "base", **in_force})
-
-
-@app.command()
-def inspect(band: BandFolder, as_json: AsJson = False) -> None:
-    """Show what a band holds, and check that it is whole."""
-    from counterpoint.models.adapter import read_adapter
-    from counterpoint.models.band_file import base_path, read_band
-
-    file = read_band(band)
-    base = base_path(band, file)
-    adapters = {entry.name: read_adapter(band / "experts" / entry.name) for entry in file.experts}
-    if as_json:
-        sizes = {name: adapter.size for name, adapter in adapters.items()}
-        rewards = sorted(folder.name for folder in (band / "rewards").glob("*/"))
-        print(json.dumps({**file.model_dump(), "parameters": sizes, "rewards": rewards}, indent=1))
-        return
-    out.print(f"[bold]{band}[/bold]  base {base}, {len(file.experts)} experts", soft_wrap=True)
-    table = Table("expert", "dimension", "what it gives", "parameters", "own score", "trained on", box=None)
-    descriptions = {entry.name: entry.description for entry in file.dimensions}
-    for entry in file.experts:
-        score = entry.scores.get(entry.dimension)
-        table.add_row(
-            entry.name, entry.dimension, descriptions[entry.dimension], f"{adapters[entry.name].size:,}",
-            "-" if score is None else f"{score:+.2f}", entry.trained_on,
-        )  # fmt: skip
-    out.print(table)
-    if file.strengths:
-        best = ", ".join(f"{method} {strength:g}" for method, strength in file.strengths.items())
-        out.print(f"strengths that scored best in training: {best}", soft_wrap=True)
 
 
 @app.command()
@@ -152,14 +45,12 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Learn an expert per dimension, combine them in every way, and judge the result: the whole path."""
-    import torch
-
     from counterpoint.artifacts import read_json
     from counterpoint.build import BuildConfig
     from counterpoint.build import build as run
     from counterpoint.stages import Stages
 
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    set_threads(threads)
     task = make_task(model, prompts, test_prompts or [], reward, axis or [], request or [], comparisons or [], skip_bad)
     config = BuildConfig(
         samples=samples, asked=0 if not request else 2, experts=experts, expert_steps=expert_steps,  # type: ignore[arg-type]
@@ -244,42 +135,3 @@ def print_summary(summary: dict[str, Any]) -> None:
         correct = "-" if row["correctness"] is None else f"{row['correctness']['value']:.2f}"
         table.add_row(name, cell(row["reward"]), cell(row["average_win_rate"]), correct)
     out.print(table)
-
-
-@app.command()
-def data(
-    files: Annotated[list[Path], typer.Argument(help="Preference data: .jsonl or .jsonl.gz, or folders of them.")],
-    dimension: Annotated[str | None, typer.Option(help="The dimension of files without such a column.")] = None,
-    skip_bad: Annotated[bool, typer.Option(help="Count and list bad lines instead of stopping at the first.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Check preference data: what was understood, and what is wrong with the rest."""
-    from counterpoint.data.comparisons import read_comparisons
-
-    found = read_comparisons(files, dimension, skip_bad=skip_bad)
-    if as_json:
-        dropped = [{"file": str(bad.file), "line": bad.line, "reason": bad.reason} for bad in found.dropped]
-        columns = sorted(found.extra_columns)
-        print(json.dumps({"comparisons": dict(found.counts), "dropped": dropped, "extra_columns": columns}, indent=1))
-        return
-    table = Table("dimension", "comparisons", box=None)
-    for name, count in found.counts.items():
-        table.add_row(name, str(count))
-    out.print(table)
-    if found.extra_columns:
-        out.print(f"columns not used: {', '.join(sorted(found.extra_columns))}", markup=False)
-    for bad in found.dropped:
-        out.print(f"left out: {bad}", markup=False, soft_wrap=True)
-
-
-def load_band(folder: Path, threads: int) -> "Band":
-    import torch
-
-    from counterpoint.decode.band import Band
-
-    torch.set_num_threads(threads or os.cpu_count() or 1)
-    return Band.load(folder)
-
-
-if __name__ == "__main__":
-    main()

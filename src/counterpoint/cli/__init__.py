@@ -1,0 +1,23 @@
+"""The command line: parse, call, print. Heavy imports wait inside the commands, so that `--help` is quick."""
+
+import os
+import sys
+
+from rich.console import Console
+
+from counterpoint.cli import build, chat, data, inspect
+from counterpoint.cli.app import app
+from counterpoint.types import CounterpointError
+
+__all__ = ["app", "build", "chat", "data", "inspect", "main"]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line and exit code 2, never in a traceback."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle threads sleep instead of spinning
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except CounterpointError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        sys.exit(2)

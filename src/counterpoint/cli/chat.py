@@ -1,0 +1,65 @@
+"""`counterpoint chat`."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from counterpoint.cli.app import AsJson, BandFolder, Threads, app, load_band, out
+
+if TYPE_CHECKING:
+    from counterpoint.decode.band import Band
+
+
+@app.command()
+def chat(
+    band: BandFolder,
+    prompt: Annotated[str | None, typer.Argument(help="What to answer; else each line of input.")] = None,
+    profile: Annotated[str, typer.Option(help='Who asks, such as "concise=1, friendly=0.5, strength=1.5".')] = "",
+    method: Annotated[str, typer.Option(help="How the experts are combined.")] = "soup",
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer as the person of a profile would like it."""
+    from counterpoint.decode.sampling import Sampling
+    from counterpoint.profiles import parse_profile
+
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    loaded = load_band(band, threads)
+    loaded.plan(parse_profile(profile, loaded.dimensions) if profile else None, method)  # a mistake ends here
+    if prompt is not None:
+        out.print(reply(loaded, prompt, profile, method, sampling, as_json), markup=False, soft_wrap=True)
+        return
+    if sys.stdin.isatty():
+        out.print(f"[dim]dimensions: {', '.join(loaded.dimensions)}; each line is a question, an empty one ends[/dim]")
+    for line in questions():
+        out.print(reply(loaded, line, profile, method, sampling, as_json), markup=False, soft_wrap=True)
+
+
+def questions() -> Any:
+    """Lines that a person types, or that are piped in, up to the first empty one."""
+    while True:
+        try:
+            line = input("you> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not line:
+            return
+        yield line
+
+
+def reply(band: "Band", prompt: str, profile: str, method: str, sampling: Any, as_json: bool) -> str:
+    """One answer as text, or as JSON with what was in force."""
+    text = band.chat(prompt, profile or None, method, sampling)
+    if not as_json:
+        return text
+    from counterpoint.profiles import parse_profile
+
+    wanted = parse_profile(profile, band.dimensions) if profile else None
+    in_force = {"weights": dict(wanted.weights), "strength": wanted.strength} if wanted else {}
+    return json.dumps({"prompt": prompt, "response": text, "method": method if wanted else "base", **in_force})
