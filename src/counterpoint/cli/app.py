@@ -21,6 +21,8 @@ out = Console(highlight=False)
 BandFolder = Annotated[Path, typer.Argument(help="A band: a folder with band.json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 
 def set_threads(threads: int) -> None:
@@ -30,8 +32,9 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads or os.cpu_count() or 1)
 
 
-def load_band(folder: Path, threads: int) -> "Band":
+def load_band(folder: Path, threads: int, device: str = "cpu", dtype: str = "float32") -> "Band":
     from counterpoint.decode.band import Band
+    from counterpoint.models.load import parse_device, parse_dtype
 
     set_threads(threads)
-    return Band.load(folder)
+    return Band.load(folder, parse_dtype(dtype), parse_device(device))

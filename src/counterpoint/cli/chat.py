@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from counterpoint.cli.app import AsJson, BandFolder, Threads, app, load_band, out
+from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, Threads, app, load_band, out
 
 if TYPE_CHECKING:
     from counterpoint.decode.band import Band
@@ -23,6 +23,8 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
     threads: Threads = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Answer as the person of a profile would like it."""
@@ -30,7 +32,7 @@ def chat(
     from counterpoint.profiles import parse_profile
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    loaded = load_band(band, threads)
+    loaded = load_band(band, threads, device, dtype)
     loaded.plan(parse_profile(profile, loaded.dimensions) if profile else None, method)  # a mistake ends here
     if prompt is not None:
         out.print(reply(loaded, prompt, profile, method, sampling, as_json), markup=False, soft_wrap=True)

@@ -47,16 +47,22 @@ class Band:
         )
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> "Band":
+    def load(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        max_rows: int = 512,
+    ) -> "Band":
         """Load a band folder. Raises CounterpointError that names the file at fault."""
         folder = Path(folder)
         file = read_band(folder)
         base = base_path(folder, file)
-        model, tokenizer = load_model(base, dtype), load_tokenizer(base)
+        model, tokenizer = load_model(base, dtype, device), load_tokenizer(base)
         bank = LoraBank(model)
         for expert in file.experts:
             bank.add(expert.name, read_adapter(folder / "experts" / expert.name))
-        return cls(file, model, tokenizer, bank)
+        return cls(file, model, tokenizer, bank, max_rows)
 
     def chat(
         self,

@@ -16,6 +16,27 @@ from counterpoint.types import CounterpointError
 FAMILIES = ("llama",)
 
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse_dtype(text: str) -> torch.dtype:
+    """A data type by its name, or which there are."""
+    if text not in DTYPES:
+        raise CounterpointError(f"dtype {text!r}: expected one of {', '.join(DTYPES)}")
+    return DTYPES[text]
+
+
+def parse_device(text: str) -> torch.device:
+    """A device that is there, or which are."""
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        found = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.mps.is_available() else [])]
+        raise CounterpointError(f"device {text!r} is not on this machine; there is: {', '.join(found)}") from None
+    return device
+
+
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model folder or id, with a pad token (the end-of-text token where it has none)."""
     try:
@@ -42,12 +63,12 @@ def check_family(name: str) -> int:
     return int(config.max_position_embeddings)
 
 
-def load_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
+def load_model(name: str, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Any:
     """The causal language model of a folder or id, in evaluation mode, or which family is supported."""
     check_family(name)
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device)
     except (OSError, ValueError, SafetensorError) as error:
         raise _not_loaded(name, error) from None
     return model.eval()
