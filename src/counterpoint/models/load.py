@@ -32,7 +32,8 @@ def parse_device(text: str) -> torch.device:
         device = torch.device(text)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        found = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.mps.is_available() else [])]
+        present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+        found = [name for name, there in present.items() if there]
         raise CounterpointError(f"device {text!r} is not on this machine; there is: {', '.join(found)}") from None
     return device
 
