@@ -1,6 +1,8 @@
 """Fixtures: a band of three random experts over a pico model, and where the optional real data lies."""
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,22 +23,34 @@ DIMENSIONS = (
 
 
 @pytest.fixture(scope="session")
-def band_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def band_folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a band over a pico model of a family, made once."""
+    return cache(lambda family: make_band(tmp_path_factory.mktemp("band"), family))
+
+
+def make_band(folder: Path, family: str) -> Path:
     """Experts of different rank, scale rule and pattern, so that nothing holds by symmetry."""
-    folder = tmp_path_factory.mktemp("band")
-    base = save_pico(folder / "base", seed=1)
+    base = save_pico(folder / "base", seed=1, family=family)
     new_band(folder, str(base), DIMENSIONS)
+    attention, mlp, last = (
+        ("c_attn", "c_fc", "h.1.mlp.c_fc") if family == "gpt2" else ("q_proj", "up_proj", "layers.1.mlp.up_proj")
+    )
     adapters = [
         pico_adapter(folder / "made" / "terse", base, seed=11, rank=4, alpha=8),
         pico_adapter(folder / "made" / "warm", base, seed=12, rank=2, alpha=4, rslora=True),
         pico_adapter(
             folder / "made" / "exact", base, seed=13, rank=3, alpha=6,
-            rank_pattern={"q_proj": 5}, alpha_pattern={"layers.1.mlp.up_proj": 3}, targets=["q_proj", "up_proj"],
+            rank_pattern={attention: 5}, alpha_pattern={last: 3}, targets=[attention, mlp],
         ),
     ]  # fmt: skip
     for adapter in adapters:
         add_expert(folder, adapter, Expert(adapter.name, adapter.name))
     return folder
+
+
+@pytest.fixture(scope="session")
+def band_folder(band_folder_of: Callable[[str], Path]) -> Path:
+    return band_folder_of("llama")
 
 
 @pytest.fixture

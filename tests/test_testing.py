@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from counterpoint.data.chat import prompt_ids, response_ids
 from counterpoint.models.load import load_model, load_tokenizer, quiet
-from counterpoint.testing import LetterReward, pico_adapter, pico_llama, pico_tokenizer, save_pico
+from counterpoint.testing import (
+    PECULIAR,
+    WINDOW,
+    LetterReward,
+    pico_adapter,
+    pico_model,
+    pico_tokenizer,
+    save_pico,
+)
 from counterpoint.types import Message
 
 TEXTS = ["", "the cat and you", "  two  spaces ", "line\nbreak\ttab", "Grüße, 世界 🙂", "<not-special> don't"]
@@ -42,22 +51,51 @@ def test_chat_template_has_one_start_and_asks_for_an_answer() -> None:
     assert ids.count(1) == 1
 
 
-def test_a_pico_model_is_made_of_its_seed_alone() -> None:
+@pytest.mark.parametrize("family", PECULIAR)
+def test_a_pico_model_is_made_of_its_seed_alone(family: str) -> None:
     before = torch.get_rng_state()
     ids = torch.tensor([[1, 5, 9]])
     with torch.no_grad():
-        first, again, other = (pico_llama(seed)(ids).logits for seed in (3, 3, 4))
+        first, again, other = (pico_model(seed, family)(ids).logits for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 0.1
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_saved_pico_model_loads(tmp_path: Path) -> None:
-    save_pico(tmp_path / "m", seed=5, layers=1)
-    model, ids = load_model(str(tmp_path / "m")), torch.tensor([[1, 5, 9]])
+TURNED_OFF: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "qwen2": {"use_sliding_window": False},
+    "qwen3": {"use_sliding_window": False},
+    "gemma2": {"sliding_window": 512},
+    "gemma2, attention uncapped": {"attn_logit_softcapping": None},
+    "gemma2, logits uncapped": {"final_logit_softcapping": None},
+    "gemma3_text": {"sliding_window": 512},
+    "gemma3_text, sliding everywhere": {"layer_types": ["sliding_attention"] * 2},
+}
+
+
+@pytest.mark.parametrize("case", TURNED_OFF)
+def test_what_sets_a_family_apart_can_be_seen(case: str) -> None:
+    """The same parameters without a window (or a cap) say something else, after more tokens than the window holds."""
+    family = case.partition(",")[0]
+    ids = torch.arange(40, 60)[None]
+    assert ids.shape[1] > WINDOW
     with torch.no_grad():
-        assert torch.equal(model(ids).logits, pico_llama(5, layers=1)(ids).logits)
-    assert load_tokenizer(str(tmp_path / "m")).get_vocab() == pico_tokenizer().get_vocab()
+        with_it = pico_model(3, family)(ids).logits
+        without = pico_model(3, family, **TURNED_OFF[case])(ids).logits
+    assert (with_it - without)[0, -1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", PECULIAR)
+def test_a_saved_pico_model_loads(tmp_path: Path, family: str) -> None:
+    """Transformers reads any tokenizer beside a Qwen 2 by a class of its own, which adds a token."""
+    save_pico(tmp_path / "m", seed=5, family=family)
+    model, ids = load_model(str(tmp_path / "m")), torch.arange(40, 60)[None]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, pico_model(5, family)(ids).logits)
+    read = load_tokenizer(str(tmp_path / "m")).get_vocab()
+    assert read.items() >= pico_tokenizer().get_vocab().items()
+    assert set(read) - set(pico_tokenizer().get_vocab()) == ({"<|endoftext|>"} if family == "qwen2" else set())
     assert AutoTokenizer.from_pretrained(tmp_path / "m").chat_template == pico_tokenizer().chat_template
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from counterpoint.types import Prompt
 
@@ -62,8 +62,32 @@ def _merge_whole(word: str, vocabulary: dict[str, int], merges: list[tuple[str, 
             vocabulary[word[:end]] = len(vocabulary)
 
 
-def pico_llama(
+WINDOW = 8
+"""Tokens that a pico model's sliding layers see: fewer than most test sequences hold, so that the window matters."""
+
+PECULIAR: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": WINDOW},
+    "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1, "head_dim": 12},
+    "gemma2": {
+        "sliding_window": WINDOW, "head_dim": 12, "query_pre_attn_scalar": 4,
+        "attn_logit_softcapping": 1.0, "final_logit_softcapping": 4.0,
+    },
+    "gemma3_text": {
+        "sliding_window": WINDOW, "sliding_window_pattern": 2, "head_dim": 12, "query_pre_attn_scalar": 4,
+    },
+    "gpt2": {"n_inner": 64},
+}  # fmt: skip
+"""What sets each family apart, strong enough to be seen: windows, unlike layer types, soft caps, wide heads.
+
+Layers alternate between full and sliding attention where a family has both.
+"""
+
+
+def pico_model(
     seed: int = 0,
+    family: str = "llama",
     vocab: int | None = None,
     hidden: int = 32,
     layers: int = 2,
@@ -71,33 +95,36 @@ def pico_llama(
     kv_heads: int = 2,
     positions: int = 512,
     spread: float = 0.2,
+    **peculiar: Any,
 ) -> Any:
-    """A random Llama in evaluation mode; `vocab` defaults to `pico_tokenizer`'s.
+    """A random model in evaluation mode; `vocab` defaults to `pico_tokenizer`'s.
 
     `spread` is the standard deviation of its parameters: ten times the usual, so that logits differ by about one.
+    `peculiar` sets further fields of the family's config, in place of those in `PECULIAR`.
     """
-    config = LlamaConfig(
+    grouped = {} if family == "gpt2" else {"intermediate_size": 2 * hidden, "num_key_value_heads": kv_heads}
+    config = AutoConfig.for_model(
+        family,
         vocab_size=len(pico_tokenizer()) if vocab is None else vocab,
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
         max_position_embeddings=positions,
         initializer_range=spread,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        tie_word_embeddings=False,
+        **grouped,
+        **(PECULIAR[family] | peculiar),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config).eval()
+        return AutoModelForCausalLM.from_config(config).eval()
 
 
-def save_pico(folder: Path, seed: int = 0, **options: Any) -> Path:
-    """Write a pico model and its tokenizer as a Hugging Face folder; `options` are those of `pico_llama`."""
-    pico_llama(seed, **options).save_pretrained(folder)
+def save_pico(folder: Path, seed: int = 0, family: str = "llama", **options: Any) -> Path:
+    """Write a pico model and its tokenizer as a Hugging Face folder; `options` are those of `pico_model`."""
+    pico_model(seed, family, **options).save_pretrained(folder)
     pico_tokenizer().save_pretrained(folder)
     return folder
 
@@ -115,6 +142,7 @@ def pico_adapter(
     spread: float = 0.1,
 ) -> Path:
     """Write a random PEFT LoRA adapter for the model folder `base`; both factors are normal: its delta is not zero."""
+    plain = AutoModelForCausalLM.from_pretrained(base)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -122,11 +150,12 @@ def pico_adapter(
         rank_pattern=dict(rank_pattern or {}),
         alpha_pattern=dict(alpha_pattern or {}),
         target_modules=targets if isinstance(targets, str) else list(targets),
+        fan_in_fan_out=plain.config.model_type == "gpt2",
         task_type="CAUSAL_LM",
     )
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        model = get_peft_model(plain, config)
     for _, parameter in sorted(model.named_parameters()):
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=spread, generator=generator)

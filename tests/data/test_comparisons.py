@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from counterpoint.data.comparisons import read_comparisons, write_comparisons
+from counterpoint.data.places import Place
 from counterpoint.types import Comparison, CounterpointError, Message
 
 USER = {"role": "user", "content": "hi"}
@@ -78,7 +79,7 @@ def test_implicit_text_prompts_lose_nothing(tmp_path: Path) -> None:
         ({}, "field 'chosen': missing; found only an empty object"),
         ({**GOOD, "chosen": 3}, "field 'chosen': expected text or a list of messages, found 3"),
         ({**GOOD, "prompt": {"a": 1}}, "field 'prompt': expected text or a list of messages, found {'a': 1}"),
-        ({**GOOD, "dimension": 3}, "field 'dimension': expected a valid string, found 3"),
+        ({**GOOD, "dimension": 3}, "field 'dimension': expected the name of a dimension, found 3"),
         ({**GOOD, "chosen": ["x"]}, "field 'chosen[0]': expected a message with a role and a content, found 'x'"),
         ({**GOOD, "chosen": "  "}, "field 'chosen': empty; expected a response"),
         ({**GOOD, "rejected": ""}, "field 'rejected': empty; expected a response"),
@@ -110,23 +111,23 @@ def test_implicit_text_prompts_lose_nothing(tmp_path: Path) -> None:
         ({"chosen": [YES], "rejected": [NO]}, "field 'prompt': missing, and 'chosen' and 'rejected' share no first m"),
         ({"chosen": "yes", "rejected": "no"}, "field 'prompt': missing, and 'chosen' and 'rejected' share no first w"),
         ({"chosen": "", "rejected": "no"}, "field 'prompt': missing, and 'chosen' and 'rejected' share no first w"),
-        ({"prompt": "p", "chosen": "a", "rejected": "b", "dim": 1}, "field 'dimension': missing or empty; found only"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "of": 1}, "field 'dimension': missing or empty; found only"),
         ({**GOOD, "dimension": ""}, "field 'dimension': missing or empty"),
         ({**GOOD, "dimension": "concize"}, "field 'dimension': unknown dimension 'concize'; did you mean 'concise'?"),
     ],
 )
 def test_a_bad_line_is_named_or_dropped(tmp_path: Path, row: Any, message: str) -> None:
-    if isinstance(row, dict) and row and "dim" not in row:
+    if isinstance(row, dict) and row and "of" not in row:
         row = {**row, "dimension": row.get("dimension", "concise")}
     path = write(tmp_path / "x.jsonl", GOOD, b"", row, GOOD)
     with pytest.raises(CounterpointError) as error:
         read_comparisons(path, known=["concise"])
     assert str(error.value).startswith(f"{path}:3: {message}")
-    assert str(error.value).endswith("; fix the line or pass --skip-bad")
+    assert str(error.value).endswith("; fix the row or pass --skip-bad")
 
     found = read_comparisons(path, known=["concise"], skip_bad=True)
     (bad,) = found.dropped
-    assert (bad.file, bad.line) == (str(path), 3)
+    assert bad.place == Place(str(path), 3, 3)
     assert bad.reason.startswith(message)
     assert found.counts == {"concise": 2}
 
@@ -164,20 +165,20 @@ def test_whole_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-9])
     (tmp_path / "no.jsonl.gz").write_bytes(b"plain")
     (tmp_path / "empty.jsonl").write_bytes(b"\n \n")
-    (tmp_path / "table.csv").write_bytes(b"a,b")
+    (tmp_path / "table.xlsx").write_bytes(b"PK")
     write(tmp_path / "bad.jsonl", b"x", b"y")
     (tmp_path / "folder").mkdir()
     for name, message in [
         ("cut.jsonl.gz", "corrupt gzip after line"),
         ("no.jsonl.gz", "corrupt gzip after line 0 (Not a gzipped file (b'pl')); expected a gzip file"),
-        ("empty.jsonl", "the file is empty; expected one example per line"),
-        ("table.csv", "expected .jsonl, .jsonl.gz; found a file called 'table.csv'"),
-        ("folder", "expected .jsonl, .jsonl.gz; no such files in this folder"),
+        ("empty.jsonl", "the file is empty; expected one example per row"),
+        ("table.xlsx", "expected .jsonl, .jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet; found a"),
+        ("folder", "expected .jsonl, .jsonl.gz, .json, .json.gz, .csv, .csv.gz, .tsv, .tsv.gz, .parquet; no such"),
         ("missing.jsonl", "there is no such file or folder"),
     ]:
         with pytest.raises(CounterpointError, match=re.escape(f"{tmp_path / name}: {message}")):
             read_comparisons(tmp_path / name, skip_bad=True)
-    with pytest.raises(CounterpointError, match=r"all 2 lines are bad; the first is .*bad.jsonl:1: not valid JSON"):
+    with pytest.raises(CounterpointError, match=r"all 2 rows are bad; the first is .*bad.jsonl:1: not valid JSON"):
         read_comparisons(tmp_path / "bad.jsonl", skip_bad=True)
     with pytest.raises(CounterpointError, match="no file is named"):
         read_comparisons([])
@@ -211,15 +212,36 @@ def test_write_names_its_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kept", "dropped"),
+    ("name", "kept", "dropped", "transcripts"),
     [
-        ("hh_rlhf/helpful_base_test.jsonl.gz", 2348, 4),  # 4 empty responses
-        ("hh_rlhf/harmless_base_test.jsonl.gz", 2308, 4),  # 4 empty responses
-        ("ultrafeedback_subset", 1193, 7),  # 2 empty responses, 5 equal pairs
+        ("hh_rlhf/helpful_base_test.jsonl.gz", {"helpful": 2348}, 4, 2348),  # 4 empty responses
+        ("hh_rlhf/harmless_base_test.jsonl.gz", {"harmless": 2308}, 4, 2308),  # 4 empty responses
+        ("ultrafeedback_subset", {"good": 1193}, 7, 0),  # 2 empty responses, 5 equal pairs
     ],
 )
-def test_real_data_is_read_and_counted(shared: Path, name: str, kept: int, dropped: int) -> None:
-    found = read_comparisons(shared / "data" / name, dimension="helpful", skip_bad=True)
-    assert found.counts == {"helpful": kept}
+def test_real_data_is_read_and_counted(
+    shared: Path, name: str, kept: dict[str, int], dropped: int, transcripts: int
+) -> None:
+    found = read_comparisons(shared / "data" / name, dimension="good", skip_bad=True)
+    assert found.counts == kept
     assert len(found.dropped) == dropped
     assert all("empty" in bad.reason or "the same as" in bad.reason for bad in found.dropped)
+    assert sum(file.transcripts for file in found.files) == transcripts
+    assert sum(isinstance(c.prompt, tuple) for c in found.comparisons) == transcripts
+
+
+def test_a_persons_words_for_columns(shared: Path) -> None:
+    """Sentences and their friendly paraphrases: the unfriendly one is both the prompt and the worse response."""
+    columns = {"prompt": "unfriendly", "chosen": "friendly", "rejected": "unfriendly"}
+    path = shared / "data" / "paradetox" / "paradetox.jsonl.gz"
+    found = read_comparisons(path, dimension="friendly", columns=columns, skip_bad=True)
+    assert found.counts == {"friendly": 19743 - len(found.dropped)}
+    assert {bad.reason.split(",")[0] for bad in found.dropped} == {"field 'rejected': the same as 'chosen'"}
+
+
+def test_a_verdict_in_other_words_is_refused(shared: Path) -> None:
+    """The winner is the name of a data set, which is said in another column."""
+    path = shared / "data" / "asset_simplification" / "human_pairwise.jsonl.gz"
+    columns = {"prompt": "source", "response_a": "asset_simplification", "response_b": "other_simplification"}
+    with pytest.raises(CounterpointError, match=r"gz:4: field 'winner': expected a, b, .* or tie, found 'asset'"):
+        read_comparisons(path, columns=columns)

@@ -47,10 +47,10 @@ def test_a_bad_line_is_named_or_dropped(tmp_path: Path, row: Any, message: str) 
     with pytest.raises(CounterpointError) as error:
         read_prompts(path)
     assert str(error.value).startswith(f"{path}:2: {message}")
-    assert str(error.value).endswith("; fix the line or pass --skip-bad")
+    assert str(error.value).endswith("; fix the row or pass --skip-bad")
     found = read_prompts(path, skip_bad=True)
     assert found.prompts == ("fine",)
-    assert [bad.line for bad in found.dropped] == [2]
+    assert [bad.place.line for bad in found.dropped] == [2]
     assert found.dropped[0].reason.startswith(message)
 
 

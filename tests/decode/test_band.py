@@ -10,11 +10,11 @@ import pytest
 from counterpoint import Band
 from counterpoint.compose import soup
 from counterpoint.compose.plan import Row
-from counterpoint.decode import band as band_module
 from counterpoint.decode.band import METHODS, SOUPS_KEPT
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import LoraFactors
 from counterpoint.models.band_file import DimensionEntry
+from counterpoint.models.fit import end_tokens
 from counterpoint.types import CounterpointError, Message, Profile, Prompt, Weighting
 
 SHORT = Sampling(max_tokens=12, seed=3)
@@ -253,6 +253,18 @@ def test_the_soup_that_was_used_longest_ago_is_forgotten_first(band: Band, merge
     assert len(merges) == SOUPS_KEPT + 2
 
 
+def test_plans_cost_nothing_until_they_run(band: Band, merges: list[Weighting]) -> None:
+    """A plan carries what is to be merged, so that it can run however many others were made and run since."""
+    early = band.plan(BOTH, "soup")
+    for profile in blends(SOUPS_KEPT + 3):
+        band.plan(profile, "soup")
+    assert not soups(band)
+    assert not merges
+    band.respond(["Hi"] * (SOUPS_KEPT + 3), blends(SOUPS_KEPT + 3), sampling=Sampling(max_tokens=1))
+    assert band.run([band.request("Hi", early, SHORT)]) == band.respond(["Hi"], [BOTH], sampling=SHORT)
+    assert len(soups(band)) == SOUPS_KEPT
+
+
 # Seeds
 
 
@@ -286,8 +298,8 @@ def test_prompts_and_profiles_come_in_pairs(band: Band) -> None:
 
 
 def test_every_end_token_of_the_model_ends_a_response(band: Band) -> None:
-    ends = band_module.end_tokens(band.model, band.tokenizer)
+    ends = end_tokens(band.model.generation_config.eos_token_id, band.tokenizer)
     assert ends == {2}
     band.model.generation_config.eos_token_id = [7, 9]
-    assert band_module.end_tokens(band.model, band.tokenizer) == {2, 7, 9}
+    assert end_tokens(band.model.generation_config.eos_token_id, band.tokenizer) == {2, 7, 9}
     assert json.loads((Path(band.model.name_or_path) / "generation_config.json").read_text())["eos_token_id"] == 2

@@ -131,6 +131,14 @@ def test_top_p_on_many_ties_against_transformers(top_p: float) -> None:
     torch.testing.assert_close(kept, reference(logits_BV, top_p=top_p).sort().values)
 
 
+@pytest.mark.parametrize("settings", [{"top_k": 300}, {"top_p": 0.9}, {"top_p": 0.999}, {"top_k": 700, "top_p": 0.99}])
+@pytest.mark.parametrize("spread", [0.01, 1.0, 5.0])
+def test_filters_of_a_large_vocabulary_against_transformers(settings: dict[str, Any], spread: float) -> None:
+    """From a flat distribution, of which nearly all is kept, to a steep one that a short head is enough for."""
+    logits_BV = spread * random_logits(rows=3, vocabulary=5000, seed=4)
+    torch.testing.assert_close(ours(logits_BV, Sampling(**settings)), reference(logits_BV, **settings))
+
+
 def test_tied_tokens_at_the_border_of_min_p_all_stay() -> None:
     """.4 * .5 = .2: tokens of exactly .2 stay, as in transformers."""
     logp_QV = torch.tensor([[0.5, 0.25, 0.25, 0.125]]).log()
@@ -144,19 +152,27 @@ def test_min_p_acts_on_what_top_k_left() -> None:
     assert keep_likely(logp_QV, [Sampling(top_k=2, min_p=0.6)]).isfinite().tolist() == [[True, False, False]]
 
 
+def mask(seen: Sequence[Sequence[int]], logits_BV: Tensor) -> Tensor:
+    """Which tokens each row has seen, `[B, V]`."""
+    seen_BV = torch.zeros_like(logits_BV, dtype=torch.bool)
+    for row, tokens in enumerate(seen):
+        seen_BV[row, list(tokens)] = True
+    return seen_BV
+
+
 @pytest.mark.parametrize("penalty", [0.7, 1.0, 1.5])
 def test_repetition_penalty_against_transformers(penalty: float) -> None:
     logits_BV = random_logits(rows=2)
     seen = [[3, 5, 5, 7], [1, 1, 1, 39]]
     expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor(seen), logits_BV.clone())
-    torch.testing.assert_close(penalise(logits_BV, seen, [penalty, penalty]), expected)
+    torch.testing.assert_close(penalise(logits_BV, mask(seen, logits_BV), [penalty, penalty]), expected)
 
 
 def test_repetition_penalty_by_hand() -> None:
     """Seen 0 and 2, penalty 2: 3 / 2 = 1.5 and -1 * 2 = -2; what was not seen stays, and so does the input."""
     logits_BV = torch.tensor([[3.0, 3.0, -1.0], [3.0, 3.0, -1.0]])
     expected = torch.tensor([[1.5, 3.0, -2.0], [3.0, 3.0, -1.0]])
-    assert torch.equal(penalise(logits_BV, [[0, 2], None], [2.0, 9.0]), expected)
+    assert torch.equal(penalise(logits_BV, mask([[0, 2], []], logits_BV), [2.0, 9.0]), expected)
     assert logits_BV[0, 0] == 3
 
 

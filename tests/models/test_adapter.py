@@ -1,5 +1,6 @@
 """What is refused of an adapter, by name, and scales against PEFT's own."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
-from counterpoint.models.adapter import CONFIG, PREFIX, TENSORS, LoraFactors, merge_into, read_adapter, write_adapter
+from counterpoint.models.adapter import (
+    CONFIG,
+    INERT,
+    PREFIX,
+    TENSORS,
+    LoraFactors,
+    merge_into,
+    read_adapter,
+    weight_OI,
+    write_adapter,
+)
 from counterpoint.models.load import quiet
-from counterpoint.testing import pico_adapter, save_pico
+from counterpoint.testing import pico_adapter, pico_model, save_pico
 from counterpoint.types import CounterpointError
 
 
@@ -46,7 +58,7 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-UNSUPPORTED = {
+UNSUPPORTED: dict[str, Any] = {
     "use_dora": True,
     "lora_bias": True,
     "bias": "all",
@@ -54,11 +66,27 @@ UNSUPPORTED = {
     "trainable_token_indices": [5, 6],
     "layer_replication": [[0, 1], [0, 2]],
     "target_parameters": ["mlp.experts.gate_up_proj"],
-    "fan_in_fan_out": True,
     "use_qalora": True,
     "alora_invocation_tokens": [3],
+    "loftq_config": {"loftq_bits": 4},
+    "corda_config": {"corda_method": "ipm"},
+    "lora_ga_config": {"direction": "ArB2r"},
+    "velora_config": {"num_groups": 4},
+    "monteclora_config": {"num_samples": 2},
+    "use_bdlora": {"nblocks": 2},
+    "arrow_config": {"top_k": 3},
+    "kasa_config": {"beta": 1e-4},
+    "ensure_weight_tying": True,
     "a_field_of_the_future": 1,
 }
+
+
+def test_every_field_of_the_installed_peft_is_known() -> None:
+    """A field that PEFT adds is refused whenever it is set; here is where one learns of it and decides."""
+    fields = {field.name for field in dataclasses.fields(LoraConfig)}
+    assert fields - INERT - set(UNSUPPORTED) == {"init_lora_weights"}
+    assert set(UNSUPPORTED) - fields == {"a_field_of_the_future"}
+    assert not INERT & set(UNSUPPORTED)
 
 
 @pytest.mark.parametrize("field", UNSUPPORTED)
@@ -75,13 +103,13 @@ def test_the_same_field_switched_off_is_read(copy: Path, field: str, off: Any) -
     assert read_adapter(copy).factors
 
 
-@pytest.mark.parametrize("how", ["pissa", "pissa_niter_4", "olora", "loftq", "corda", "eva", "from the future"])
+@pytest.mark.parametrize("how", ["pissa", "pissa_niter_4", "olora", "loftq", "corda", "lora_ga", "from the future"])
 def test_an_initialisation_that_changes_the_base_is_refused_by_name(copy: Path, how: str) -> None:
     set_fields(copy, init_lora_weights=how)
     assert f"init_lora_weights={how!r} changes the base" in refused(copy)
 
 
-@pytest.mark.parametrize("how", [True, False, None, "gaussian", "orthogonal"])
+@pytest.mark.parametrize("how", [True, False, None, "gaussian", "orthogonal", "eva", "mica"])
 def test_an_initialisation_that_leaves_the_base_is_read(copy: Path, how: Any) -> None:
     set_fields(copy, init_lora_weights=how)
     assert read_adapter(copy).factors
@@ -242,3 +270,23 @@ def test_merging_adds_the_delta_and_nothing_else() -> None:
     merge_into(torch.nn.Sequential(layer), delta)
     assert layer.weight.tolist() == [[1.0, 3.0], [1.0, 1.0]]
     assert torch.equal(layer.bias, bias)
+
+
+def test_merging_turns_the_delta_of_a_layer_that_holds_its_weight_as_in_by_out() -> None:
+    """W is 3 in x 2 out, all ones; delta = B A, 2 out x 3 in, has 4 from input 2 to output 0: W[2, 0] = 1 + 4."""
+    layer = Conv1D(2, 3)
+    torch.nn.init.ones_(layer.weight)
+    delta = LoraFactors({"0": (torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[2.0], [0.0]]))})
+    assert tuple(weight_OI(layer).shape) == (2, 3)
+    merge_into(torch.nn.Sequential(layer), delta)
+    assert layer.weight.tolist() == [[1.0, 1.0], [1.0, 1.0], [5.0, 1.0]]
+
+
+def test_merging_into_a_weight_that_two_modules_share_is_refused() -> None:
+    model = pico_model(family="gpt2")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pair = (torch.ones(1, 32), torch.ones(len(model.lm_head.weight), 1))
+    inner = (torch.ones(1, 32), torch.ones(32, 1))
+    with pytest.raises(CounterpointError, match="module 'lm_head' shares its weight with another"):
+        merge_into(model, LoraFactors({"transformer.h.0.attn.c_proj": inner, "lm_head": pair}))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -9,8 +9,18 @@ import pytest
 
 from counterpoint.artifacts import MANIFEST, read_json, write_json
 from counterpoint.decode.band import Band
+from counterpoint.models import band_file
 from counterpoint.models.adapter import CONFIG, TENSORS
-from counterpoint.models.band_file import BAND, add_expert, base_hash, base_path, new_band, read_band, write_band
+from counterpoint.models.band_file import (
+    BAND,
+    add_expert,
+    base_path,
+    hash_model,
+    new_band,
+    read_band,
+    stamp_model,
+    write_band,
+)
 from counterpoint.testing import pico_adapter, save_pico
 from counterpoint.types import CounterpointError, Dimension, Expert
 
@@ -48,13 +58,25 @@ def test_what_a_band_file_holds(made: Path) -> None:
     raw = read_json(made / "band" / BAND)
     assert raw == {
         "base": "../base",
-        "base_hash": base_hash(made / "base"),
+        "base_hash": hash_model(made / "base"),
+        "base_stamp": stamp_model(made / "base"),
         "dimensions": [
             {"name": "terse", "description": "few words", "request": "Be terse."},
             {"name": "warm", "description": "", "request": ""},
         ],
-        "experts": [{"name": "terse", "dimension": "terse", "trained_on": "by hand", "scores": {}}],
+        "experts": [
+            {
+                "name": "terse",
+                "dimension": "terse",
+                "trained_on": "by hand",
+                "scores": {},
+                "model": None,
+                "hash": None,
+                "stamp": None,
+            }
+        ],
         "strengths": {},
+        "bounds": {},
     }
     band = read_band(made / "band")
     assert band.typed_experts() == [Expert("terse", "terse", "by hand")]
@@ -111,6 +133,15 @@ def test_an_expert_of_a_dimension_that_is_not_declared(place: Path) -> None:
     assert "expert 'terse' is for dimension 'brief', which is not among ['terse', 'warm']" in refused(place / "band")
 
 
+def test_every_fault_is_named_at_once(place: Path) -> None:
+    twin = {"name": "terse", "dimension": "brief"}
+    change(place / "band", experts=[twin, twin], dimensions=[{"name": "a=b"}])
+    found = refused(place / "band")
+    assert "'a=b' cannot name a dimension" in found
+    assert "the name 'terse' is there twice" in found
+    assert found.count("expert 'terse' is for dimension 'brief', which is not among ['a=b']") == 2
+
+
 def test_an_expert_whose_adapter_is_gone(place: Path) -> None:
     inside = place / "band" / "experts" / "terse"
     (inside / TENSORS).unlink()
@@ -123,12 +154,53 @@ def test_an_expert_whose_adapter_is_gone(place: Path) -> None:
 def test_a_base_of_another_hash(place: Path, file: str) -> None:
     with (place / "base" / file).open("ab") as stream:
         stream.write(b" ")
-    found, expected = base_hash(place / "base"), read_band(place / "band").base_hash
+    found, expected = hash_model(place / "base"), read_band(place / "band").base_hash
     assert expected is not None
     assert found != expected
     message = refused(place / "band")
     assert message.startswith(f"{(place / 'base').resolve()}: these are not the weights that the band's experts")
     assert f"(hash {found[:12]}, expected {expected[:12]})" in message
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The model folders that are hashed from here on."""
+    folders: list[Path] = []
+
+    def counted(folder: Path) -> str:
+        folders.append(folder)
+        return hash_model(folder)
+
+    monkeypatch.setattr(band_file, "hash_model", counted)
+    return folders
+
+
+def test_a_base_whose_files_keep_their_sizes_and_times_is_not_hashed_again(place: Path, hashed: list[Path]) -> None:
+    band = read_band(place / "band")
+    base_path(place / "band", band)
+    assert hashed == []
+    base_path(place / "band", band, trust_stamp=False)
+    (place / "base" / "model.safetensors").touch()
+    base_path(place / "band", band)
+    assert hashed == [place / "band" / ".." / "base"] * 2
+
+
+def test_a_band_of_before_there_were_stamps_is_hashed(place: Path, hashed: list[Path]) -> None:
+    change(place / "band", base_stamp=None)
+    Band.load(place / "band")
+    assert len(hashed) == 1
+
+
+def test_a_stamp_tells_names_sizes_and_times(place: Path) -> None:
+    stamps = {stamp_model(place / "base")}
+    weights = place / "base" / "model.safetensors"
+    weights.touch()
+    stamps.add(stamp_model(place / "base"))
+    weights.rename(place / "base" / "other.safetensors")
+    stamps.add(stamp_model(place / "base"))
+    (place / "base" / "notes.txt").write_text("mine")
+    stamps.add(stamp_model(place / "base"))
+    assert len(stamps) == 3
 
 
 def test_what_is_beside_the_weights_does_not_count(place: Path) -> None:

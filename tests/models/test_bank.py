@@ -11,9 +11,9 @@ from counterpoint.decode.engine import Engine, Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import LoraFactors, merge_into, read_adapter
-from counterpoint.models.bank import BankLinear, LoraBank
+from counterpoint.models.bank import BankGroup, BankLinear, LoraBank, together
 from counterpoint.models.load import load_model
-from counterpoint.testing import pico_adapter, pico_llama, save_pico
+from counterpoint.testing import pico_adapter, pico_model, save_pico
 from counterpoint.types import CounterpointError
 
 Q, UP = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"
@@ -37,7 +37,7 @@ def factors(seed: int, rank: int = 2, modules: tuple[str, ...] = (Q, UP), spread
 
 @pytest.fixture
 def bank() -> LoraBank:
-    return LoraBank(pico_llama(seed=4))
+    return LoraBank(pico_model(seed=4))
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def logits(bank: LoraBank, gate: dict[str, float]) -> Tensor:
 
 @torch.no_grad()
 def merged_logits(*adapters: LoraFactors) -> Tensor:
-    model = pico_llama(seed=4)
+    model = pico_model(seed=4)
     for adapter in adapters:
         merge_into(model, adapter)
     out: Tensor = model(IDS).logits
@@ -58,6 +58,10 @@ def merged_logits(*adapters: LoraFactors) -> Tensor:
 
 def bank_layers(bank: LoraBank) -> dict[str, BankLinear]:
     return {name: layer for name, layer in bank.model.named_modules() if isinstance(layer, BankLinear)}
+
+
+def group_of(bank: LoraBank, module: str) -> BankGroup:
+    return bank_layers(bank)[module].group
 
 
 # Refusals
@@ -157,7 +161,7 @@ def test_experts_that_adapt_different_layers(bank: LoraBank) -> None:
     bank.add("up", up)
     torch.testing.assert_close(logits(bank, {"q": 1.0, "up": 1.0}), merged_logits(q, up), atol=1e-5, rtol=0)
     torch.testing.assert_close(logits(bank, {"up": 1.0}), merged_logits(up), atol=1e-5, rtol=0)
-    assert (bank_layers(bank)[Q].ranks_K, bank_layers(bank)[UP].ranks_K) == ((0,), (5,))
+    assert (group_of(bank, Q).layout, group_of(bank, UP).layout) == (((0, 3),), ((1, 5),))
 
 
 # Many residents
@@ -171,25 +175,60 @@ def test_64_residents_with_4_active_stack_only_4(bank: LoraBank) -> None:
     gate = bank.gate(gates)
     assert gate is not None
     assert gate.shape == (5, 1, 4)
-    for layer in bank_layers(bank).values():
-        assert layer.ranks_K == (4, 2, 1, 2)
-        assert layer.A_IC.shape == (32, 9)
-        assert layer.B_CO.shape == (9, layer.base.out_features)
+    for group in (group_of(bank, Q), group_of(bank, UP)):
+        assert group.layout == ((0, 4), (1, 2), (2, 1), (3, 2))
+        assert group.A.weight_OI.shape == (9, 32)
+        assert group.B.weight_OI.shape == (sum(group.widths), 9)
     with torch.no_grad(), bank.gated(gate):
         found = bank.model(IDS.expand(5, -1)).logits
     for row, k in enumerate((61, 3, 40, 17, 3)):
         torch.testing.assert_close(found[[row]], merged_logits(factors(k, 1 + k % 4)), atol=1e-5, rtol=0)
 
 
-def test_the_stack_is_made_once_for_the_same_experts(bank: LoraBank) -> None:
+def stacked(bank: LoraBank, gate: dict[str, float]) -> Tensor:
+    """The stacked factors A of one layer after a gate."""
+    bank.gate([gate])
+    return group_of(bank, Q).A.weight_OI
+
+
+def test_the_stack_stays_while_the_wanted_experts_are_in_it(bank: LoraBank) -> None:
+    """Three experts of rank 2 are 6 columns, also for one of them: the others get zero, and zero is exact."""
+    for k in range(4):
+        bank.add(f"e{k}", factors(k))
+    before = stacked(bank, {"e0": 1.0, "e1": 1.0, "e2": 1.0})
+    assert before.shape == (6, 32)
+    gate = bank.gate([{"e2": 0.5}])
+    assert gate is not None
+    assert gate.tolist() == [[[0.0, 0.0, 0.5]]]
+    assert group_of(bank, Q).A.weight_OI is before
+    torch.testing.assert_close(logits(bank, {"e2": 1.0}), merged_logits(factors(2)), atol=1e-5, rtol=0)
+    assert stacked(bank, {"e2": 1.0, "e3": 1.0}).shape == (4, 32), "a newcomer: only the wanted ones are stacked"
+
+
+def test_the_stack_shrinks_when_more_than_half_are_idle(bank: LoraBank) -> None:
+    """Of 20 experts of rank 2, 10 are half, and 9 are fewer."""
+    for k in range(20):
+        bank.add(f"e{k}", factors(k))
+    everyone = {f"e{k}": 1.0 for k in range(20)}
+    before = stacked(bank, everyone)
+    assert stacked(bank, {f"e{k}": 1.0 for k in range(10)}) is before
+    assert stacked(bank, {f"e{k}": 1.0 for k in range(9)}).shape == (18, 32)
+
+
+def test_removing_an_idle_expert_drops_it_from_the_stack(bank: LoraBank) -> None:
     for k in range(3):
         bank.add(f"e{k}", factors(k))
-    bank.gate([{"e0": 1.0}, {"e2": 1.0}])
-    before = bank_layers(bank)[Q].A_IC
-    bank.gate([{"e2": 0.5, "e0": 3.0}])
-    assert bank_layers(bank)[Q].A_IC is before
-    bank.gate([{"e2": 0.5}])
-    assert bank_layers(bank)[Q].A_IC.shape == (32, 2)
+    assert stacked(bank, {"e0": 1.0, "e1": 1.0}).shape == (4, 32)
+    bank.remove("e1")
+    assert stacked(bank, {"e0": 1.0}).shape == (2, 32)
+
+
+def test_removing_a_stranger_leaves_the_stack(bank: LoraBank) -> None:
+    for k in range(3):
+        bank.add(f"e{k}", factors(k))
+    before = stacked(bank, {"e0": 1.0})
+    bank.remove("e2")
+    assert stacked(bank, {"e0": 1.0}) is before
 
 
 def test_removing_an_expert(bank: LoraBank) -> None:
@@ -214,13 +253,13 @@ def test_an_expert_of_a_name_that_was_removed_is_stacked_anew(bank: LoraBank) ->
 
 
 def test_unwrap_gives_back_the_modules_and_the_logits_bit_for_bit() -> None:
-    model = pico_llama(seed=4)
+    model = pico_model(seed=4)
     modules = dict(model.named_modules())
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     bank = LoraBank(model)
     bank.add("a", factors(0))
     logits(bank, {"a": 1.0})
-    assert set(bank_layers(bank)) == {Q, UP}
+    assert Q in bank_layers(bank)
     bank.unwrap()
     found = dict(model.named_modules())
     assert list(found) == list(modules)
@@ -250,10 +289,41 @@ def test_regression_a_second_bank_does_not_silently_do_nothing(bank: LoraBank) -
     logits(bank, {"a": 1.0})
     second = LoraBank(bank.model)
     second.add("b", factors(1))
-    with pytest.raises(RuntimeError, match="is wrapped by another bank of this model; unwrap that one first"):
+    with pytest.raises(RuntimeError, match="this model is wrapped by another bank; unwrap that one first"):
         second.gate([{"b": 1.0}])
     bank.unwrap()
     torch.testing.assert_close(logits(second, {"b": 1.0}), merged_logits(factors(1)), atol=1e-5, rtol=0)
+
+
+# GPT-2, whose layers hold their weights as [in, out], with q, k and v in one
+
+
+FUSED, SQUARE = "transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_proj"
+
+
+def test_conv1d_layers_take_experts() -> None:
+    """`SQUARE` is 32 x 32, where a delta the wrong way round would fit as well."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = {
+        module: (torch.randn(2, 32, generator=generator), 0.2 * torch.randn(out, 2, generator=generator))
+        for module, out in ((FUSED, 96), (SQUARE, 32))
+    }
+    bank = LoraBank(pico_model(4, "gpt2"))
+    bank.add("a", LoraFactors(pairs))
+    with torch.no_grad():
+        model = pico_model(4, "gpt2")
+        base = model(IDS).logits
+        for module, (a, b) in pairs.items():
+            model.get_submodule(module).weight += (b @ a).T
+        expected = model(IDS).logits
+    assert (expected - base).abs().max() > 0.1
+    torch.testing.assert_close(logits(bank, {"a": 1.0}), expected, atol=1e-5, rtol=0)
+
+
+def test_a_delta_the_wrong_way_round_is_refused() -> None:
+    bank = LoraBank(pico_model(family="gpt2"))
+    with pytest.raises(CounterpointError, match="its delta is 32 x 96, the base layer is 96 x 32"):
+        bank.add("odd", LoraFactors({FUSED: (torch.ones(1, 96), torch.ones(32, 1))}))
 
 
 # Half precision
@@ -289,7 +359,7 @@ def test_a_bf16_batch_decodes_as_each_alone(half: tuple[LoraFactors, Path]) -> N
     assert len(one.tokens) == 12
     bank = engine.model.bank  # type: ignore[attr-defined]
     gate = bank.gate([{"a": 0.5}])
-    assert gate.dtype == bank_layers(bank)[Q].A_IC.dtype == torch.bfloat16
+    assert gate.dtype == group_of(bank, Q).A.weight_OI.dtype == torch.bfloat16
 
 
 def engine_of(base: Path, adapter: LoraFactors, dtype: torch.dtype) -> Engine:
@@ -301,3 +371,39 @@ def engine_of(base: Path, adapter: LoraFactors, dtype: torch.dtype) -> Engine:
 
 def request(gate: dict[str, float], length: int) -> Request:
     return Request(Plan((Row(gate),)), (tuple(range(40, 40 + length)),), Sampling(temperature=0, max_tokens=12))
+
+
+# Layers that are computed together
+
+
+def test_layers_that_read_one_input_are_one_group() -> None:
+    names = together(pico_model())
+    assert (Q, Q.replace("q_proj", "k_proj"), Q.replace("q_proj", "v_proj")) in names
+    assert (UP.replace("up_proj", "gate_proj"), UP) in names
+    assert (Q.replace("q_proj", "o_proj"),) in names
+    assert ("lm_head",) in names
+
+
+def test_the_weights_of_a_group_are_held_once(bank: LoraBank) -> None:
+    bank.gate([{}])
+    layer = bank_layers(bank)[UP]
+    assert layer.base.weight.data_ptr() != layer.group.base.weight_OI.data_ptr()
+    whole = layer.group.base.weight_OI.untyped_storage()
+    assert layer.base.weight.untyped_storage().data_ptr() == whole.data_ptr()
+
+
+@torch.no_grad()
+def test_regression_a_group_does_not_answer_with_another_input_or_gate(bank: LoraBank) -> None:
+    """What a group computed for one of its layers is for the others only as long as input and gate are the same."""
+    bank.add("a", factors(0))
+    gate, other = bank.gate([{"a": 1.0}]), bank.gate([{"a": 0.5}])
+    up, down_input = bank_layers(bank)[UP], torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(2))
+    same_numbers = down_input.clone()
+    with bank.gated(gate):
+        first = up(down_input)
+        assert torch.equal(up(same_numbers), first)
+        assert not torch.equal(up(2 * down_input), first)
+        assert torch.equal(up(down_input), first)
+    with bank.gated(other):
+        assert not torch.equal(up(down_input), first)
+    assert torch.equal(up(down_input), up.base(down_input))

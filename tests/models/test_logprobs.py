@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from counterpoint.data.examples import Example
 from counterpoint.decode.band import Band
 from counterpoint.models.logprobs import sequence_logp
-from counterpoint.testing import pico_llama
+from counterpoint.testing import PECULIAR, pico_model
 
 EXAMPLES = [
     Example((1, 40, 41), (50, 51, 2)),
@@ -31,16 +31,17 @@ def alone(model: torch.nn.Module, example: Example) -> float:
     return total
 
 
+@pytest.mark.parametrize("family", PECULIAR)
 @pytest.mark.parametrize("batch", [1, 2, 64])
-def test_a_padded_batch_equals_each_alone(batch: int) -> None:
-    model = pico_llama(seed=5)
+def test_a_padded_batch_equals_each_alone(family: str, batch: int) -> None:
+    model = pico_model(5, family)
     expected = [alone(model, example) for example in EXAMPLES]
     np.testing.assert_allclose(sequence_logp(model, EXAMPLES, batch), expected, atol=1e-4)
 
 
 def test_a_uniform_model_by_hand() -> None:
     """All logits are zero, so each of three response tokens has probability 1/290, and the prompt counts nothing."""
-    model = pico_llama(vocab=290)
+    model = pico_model(vocab=290)
     torch.nn.init.zeros_(model.lm_head.weight)
     assert sequence_logp(model, EXAMPLES[:1])[0] == pytest.approx(-3 * math.log(290), abs=1e-5)
 

@@ -1,4 +1,5 @@
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,10 @@ def score(rule: str, response: str, prompt: str = "p") -> float:
         ("d=ari", "abcd abcd", 4.71 * 4 + 0.5 * 2 - 21.43),
         ("d=ari", "...", 0.5 - 21.43),
         ("d=-ari", "", 21.43),
+        # 24 letters, 6 words, 2 sentences: 5.88 * 4 - 29.6 / 3 - 15.8
+        ("d=coleman-liau", "This text runs fine. Just wait!", 5.88 * 4 - 29.6 / 3 - 15.8),
+        ("d=coleman-liau", "", -15.8),
+        ("d=sentiment", "", 0),
         ("d=python:operator:gt", "a", 1),  # "p" > "a"; a truth value is a number
     ],
 )
@@ -47,7 +52,7 @@ def test_rules_by_hand(rule: str, response: str, expected: float) -> None:
         ("length", "rule 'length': expected dimension=rule, such as 'concise=-length'"),
         ("=length", "expected dimension=rule"),
         ("d=", "expected dimension=rule"),
-        ("d=lenght", "unknown rule 'lenght'; did you mean 'length'? Known: length, ari, words, regex, python"),
+        ("d=lenght", "unknown rule 'lenght'; did you mean 'length'? Known: length, ari, coleman-liau, sentiment,"),
         ("d=words", "expected 'words:happy,glad', found 'words'"),
         ("d=words: ", "expected 'words:happy,glad', found 'words:'"),
         ("d=words:a,,b", "a listed word is empty"),
@@ -64,6 +69,40 @@ def test_rules_by_hand(rule: str, response: str, expected: float) -> None:
 def test_errors_say_what_was_found(rule: str, message: str) -> None:
     with pytest.raises(CounterpointError, match=re.escape(message)):
         parse_rule(rule)
+
+
+def test_sentiment_orders_texts() -> None:
+    good, plain, bad = (score("d=sentiment", text) for text in ("A lovely day!", "It is a day.", "A terrible day."))
+    assert 1 > good > plain == 0 > bad > -1
+    assert score("d=-sentiment", "A lovely day!") == -good
+    # VADER turns a word after "not" by its factor -0.74, before x / sqrt(x^2 + 15); "good" has 1.9 in its list
+    turned = -0.74 * 1.9
+    assert score("d=sentiment", "not good") == pytest.approx(turned / (turned**2 + 15) ** 0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "package"),
+    [("sentiment", "vaderSentiment"), ("bag-of-words:pairs.jsonl", "sklearn")],
+)
+def test_a_missing_package_is_named(rule: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "counterpoint.rewards.bag_of_words", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [_Missing(package), *sys.meta_path])
+    message = rf"rule 'd={rule}': the package of '{package}.*' is missing; pip install 'counterpoint\[rewards\]'"
+    with pytest.raises(CounterpointError, match=message):
+        parse_rule(f"d={rule}")
+
+
+class _Missing:
+    """An importer that says that a package is not installed."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name.partition(".")[0] == self.package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def test_functions_from_a_file(tmp_path: Path) -> None:

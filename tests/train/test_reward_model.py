@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from counterpoint.models.load import load_model
-from counterpoint.rewards.bradley_terry import BradleyTerryReward, accuracy, classifier, reward_tokenizer
+from counterpoint.rewards.bradley_terry import (
+    BradleyTerryReward,
+    accuracy,
+    classifier,
+    margins,
+    reward_tokenizer,
+    score_ids,
+    short_enough,
+)
 from counterpoint.testing import LetterReward, pico_tokenizer, save_pico
 from counterpoint.train.reward_model import RewardModelConfig, train_reward_model
 from counterpoint.train.run import seeded
@@ -70,7 +78,7 @@ def test_padding_by_the_end_token_would_hide_the_end_so_another_token_pads(tmp_p
     reward = BradleyTerryReward.load(result.folder)
     assert (reward.tokenizer.pad_token_id, reward.model.config.pad_token_id) == (pad, pad)
     ids = [1, 40, 41]
-    ended, open_end = reward.score_ids([[*ids, tokenizer.eos_token_id], ids])
+    ended, open_end = score_ids(reward.model, [[*ids, tokenizer.eos_token_id], ids], pad, batch=2)[:, 0]
     assert ended != pytest.approx(open_end, abs=1e-4)
 
 
@@ -80,6 +88,26 @@ def test_accuracy_by_hand() -> None:
     assert accuracy(LetterReward("a"), []).shape == (0,)
     with pytest.raises(CounterpointError, match="dimension 'short', but the reward scores toy"):
         accuracy(LetterReward("a"), COMPARISONS)
+
+
+def test_margins_by_hand() -> None:
+    # shares of "a": 1 - 1/2, 0 - 1, 1 - 1
+    rows = [Comparison("p", "aa", "ab", "toy"), Comparison("p", "b", "a", "toy"), Comparison("p", "a", "aa", "toy")]
+    np.testing.assert_allclose(margins(LetterReward("a"), rows), [0.5, -1.0, 0.0])
+
+
+def test_what_is_longer_than_the_models_positions_is_left_out_and_counted(tmp_path: Path) -> None:
+    base = save_pico(tmp_path / "base", positions=18)
+    long = Comparison("say", "the end", "x" * 20, "short")
+    result = train_reward_model(config_for(base, steps=1), [*COMPARISONS[:4], long], tmp_path / "r")
+    assert result.dropped == 1
+    reward = BradleyTerryReward.load(result.folder)
+    # <s>, three letters, twenty letters and </s> are 25 tokens
+    with pytest.raises(CounterpointError, match=r"response 1 \('xxx.*has 25 tokens .*, but the .* has 18 positions"):
+        reward(["say", "say"], ["the end", long.rejected])
+    kept, left_out = short_enough([*COMPARISONS[:4], long], reward.tokenizer, 18)
+    assert (kept, left_out) == (COMPARISONS[:4], [long])
+    assert np.isfinite(margins(reward, kept)).all()
 
 
 def test_a_model_passed_in_is_left_as_it_was(base: Path, tmp_path: Path) -> None:

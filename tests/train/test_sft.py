@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from counterpoint.data.examples import Example, example
 from counterpoint.models.load import load_model, load_tokenizer, quiet
-from counterpoint.testing import pico_llama, pico_tokenizer
+from counterpoint.testing import pico_model, pico_tokenizer
 from counterpoint.train.sft import SftConfig, train_sft
 from counterpoint.types import CounterpointError
 
@@ -166,4 +166,4 @@ def test_bad_input_is_named(base: Path, tmp_path: Path, options: dict[str, objec
 
 def test_a_model_from_elsewhere_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(CounterpointError, match="was loaded from ''"):
-        train_sft(config_for(base), make_examples(), tmp_path / "a", model=pico_llama())
+        train_sft(config_for(base), make_examples(), tmp_path / "a", model=pico_model())

@@ -13,7 +13,8 @@ from rich.console import Console
 from counterpoint import Band
 from counterpoint.artifacts import MANIFEST, read_json
 from counterpoint.build import BuildConfig, Built, Task, build
-from counterpoint.build.judge import Entry, best_strengths, entries_of, strengths_of
+from counterpoint.build.answer import Entry
+from counterpoint.build.judge import best_strengths, entries_of, strengths_of
 from counterpoint.data.comparisons import read_comparisons
 from counterpoint.decode.sampling import Sampling
 from counterpoint.evaluate.bootstrap import mean_interval

@@ -23,7 +23,7 @@ from counterpoint.build.judge import (
 )
 from counterpoint.build.learn import train_experts, train_rewards
 from counterpoint.build.pool import Pool, sample_pool
-from counterpoint.build.present import Built, report_of, timed, write_responses
+from counterpoint.build.present import Built, answered_of, report_of, timed, write_responses
 from counterpoint.build.task import BuildConfig, Task
 from counterpoint.data.comparisons import write_comparisons
 from counterpoint.decode.band import Band
@@ -89,7 +89,7 @@ def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str
         report = report_of(built, stages, config, title)
         write_report(out / "report.html", report)
         write_picture(out / "methods.svg", report)
-        write_responses(out / "responses.jsonl", built)
+        write_responses(out / "responses.jsonl", answered_of(built))
     quality = {q.dimension: {**q.accuracy.to_dict(), "pairs": q.pairs} for q in rewards}
     write_json(out / "summary.json", {**summary(replace(report, stages=timed(stages))), "reward_models": quality})
     return built

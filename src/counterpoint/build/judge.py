@@ -1,22 +1,23 @@
 """How good every method is, at strength 1 and at the strength that was best on training prompts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from counterpoint.build.learn import Progress, split_comparisons
+from counterpoint.build.answer import Entry, Progress, Texts, answer_entry, entry_requests, requests_of
 from counterpoint.build.task import BuildConfig, Task
 from counterpoint.compose.plan import Plan, Row
-from counterpoint.data.examples import example
+from counterpoint.data.split import split_by_prompt
 from counterpoint.decode.band import Band
 from counterpoint.decode.sampling import Sampling
 from counterpoint.evaluate.adherence import Adherence, adherence
 from counterpoint.evaluate.bootstrap import Interval, mean_interval
 from counterpoint.evaluate.compare import profile_rewards
+from counterpoint.evaluate.expert import pair_logps
 from counterpoint.evaluate.ranking import Ranking, ranking
-from counterpoint.models.logprobs import sequence_logp
 from counterpoint.rewards.calibrate import ZScore, fit_zscore, profile_weights
+from counterpoint.rewards.scorer import Scorer
 from counterpoint.types import Comparison, Profile, Prompt, RewardFn
 
 COMPOSED = ("route", "soup", "moe", "mixture-prob", "mixture-log")
@@ -26,19 +27,10 @@ RANKED = 100
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A method as it is judged: its name in tables, the method, and the strength of its profiles."""
-
-    name: str
-    method: str
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
 class Answers:
     """Texts and raw scores of one entry: `texts_PR[p][r]` and `scores_PRD`."""
 
-    texts_PR: tuple[tuple[str, ...], ...]
+    texts_PR: Texts
     scores_PRD: np.ndarray
 
 
@@ -83,27 +75,11 @@ def measure_experts(task: Task, band: Band, scale: ZScore, config: BuildConfig) 
     """Write each expert's mean scores on training prompts into the band file, which is what `best-expert` goes by."""
     prompts = task.train_prompts[: config.tune_prompts]
     plans = [Plan((Row({entry.name: 1.0}),)) for entry in band.file.experts]
-    texts = run_plans(band, plans, prompts, config)
+    texts = [said.text for said in band.run(requests_of(band, plans, prompts, sampling_of(config)))]
     asked = [prompt for prompt in prompts for _ in plans]
     means_KD = scale(task.scores(task.judge, asked, texts)).reshape(len(prompts), len(plans), -1).mean(axis=0)
     for entry, means_D in zip(band.file.experts, means_KD, strict=True):
         entry.scores = {name: round(float(mean), 4) for name, mean in zip(task.names, means_D, strict=True)}
-
-
-def run_plans(
-    band: Band, plans: Sequence[Plan], prompts: Sequence[Prompt], config: BuildConfig, progress: Progress | None = None
-) -> list[str]:
-    """Every prompt through every plan, plans changing fastest.
-
-    A prompt's noise is the same for every plan, so that comparisons between plans are paired.
-    """
-    sampling = sampling_of(config)
-    requests = [
-        band.request(prompt, plan, replace(sampling, seed=sampling.seed + index))
-        for index, prompt in enumerate(prompts)
-        for plan in plans
-    ]
-    return [completion.text for completion in band.run(requests, progress)]
 
 
 def answer(
@@ -115,17 +91,14 @@ def answer(
     config: BuildConfig,
     progress: Progress,
 ) -> list[Answers]:
-    """Answer every prompt for every profile by every entry. The base, which knows no profile, answers once for all."""
+    """Answer every prompt for every profile by every entry, and score the answers."""
     found = []
+    asked = [prompt for prompt in prompts for _ in profiles]
     for done, entry in enumerate(entries, start=1):
-        served = profiles[:1] if entry.method == "base" else profiles
-        plans = [band.plan(replace(profile, strength=entry.strength), entry.method) for profile in served]
-        texts = run_plans(band, plans, prompts, config)
-        scores_ND = task.scores(task.judge, [prompt for prompt in prompts for _ in plans], texts)
-        repeats = len(profiles) // len(plans)
-        starts = range(0, len(texts), len(plans))
-        rows = tuple(tuple(texts[start : start + len(plans)]) * repeats for start in starts)
-        found.append(Answers(rows, scores_ND.reshape(len(prompts), len(plans), -1).repeat(repeats, axis=1)))
+        requests = entry_requests(band, entry, profiles, prompts, sampling_of(config))
+        texts_PR = answer_entry(band, requests, len(prompts), len(profiles), lambda *_: None)
+        scores_ND = task.scores(Scorer(task.judge), asked, [text for row in texts_PR for text in row])
+        found.append(Answers(texts_PR, scores_ND.reshape(len(prompts), len(profiles), -1)))
         progress(done, len(entries))
     return found
 
@@ -139,13 +112,14 @@ def strengths_of(method: str, config: BuildConfig) -> tuple[float, ...]:
 
 def sweep_strengths(task: Task, band: Band, scale: ZScore, config: BuildConfig, progress: Progress) -> Sweep:
     """Mean reward of every method at every strength, on the same training prompts."""
-    settings = [Entry(m, m, s) for m in ("best-expert", *COMPOSED) for s in strengths_of(m, config)]
+    settings = [(method, s) for method in ("best-expert", *COMPOSED) for s in strengths_of(method, config)]
+    entries = [Entry(method, method, strength) for method, strength in settings]
     profiles, prompts = task.profiles, task.train_prompts[: config.tune_prompts]
     sweep: dict[str, dict[float, Interval]] = {}
-    answers = answer(task, band, settings, profiles, prompts, config, progress)
-    for entry, given in zip(settings, answers, strict=True):
+    answers = answer(task, band, entries, profiles, prompts, config, progress)
+    for (method, strength), given in zip(settings, answers, strict=True):
         reward_PR = profile_rewards(scale(given.scores_PRD), selected(task, profiles))
-        sweep.setdefault(entry.method, {})[entry.strength] = mean_interval(reward_PR.mean(axis=1), seed=config.seed)
+        sweep.setdefault(method, {})[strength] = mean_interval(reward_PR.mean(axis=1), seed=config.seed)
     return sweep
 
 
@@ -176,16 +150,9 @@ def rank_experts(task: Task, comparisons: Sequence[Comparison], band: Band, conf
     """Each expert's ranking accuracy on comparisons of prompts that its reward model was not trained on."""
     found = {}
     for name in task.names:
-        unseen = split_comparisons(name, comparisons, config)[1][:RANKED]
-        chosen = [example(c.prompt, c.chosen, band.tokenizer) for c in unseen]
-        rejected = [example(c.prompt, c.rejected, band.tokenizer) for c in unseen]
-        logp_P, ref_P = [], []
-        for responses in (chosen, rejected):
-            ref_P.append(sequence_logp(band.model, responses))
-            with band.bank.gated(band.bank.gate([{name: 1.0}])):
-                logp_P.append(sequence_logp(band.model, responses))
-        lengths_P2 = [[len(c.response_ids), len(r.response_ids)] for c, r in zip(chosen, rejected, strict=True)]
-        found[name] = ranking(*logp_P, *ref_P, lengths_P2=lengths_P2)
+        unseen = split_by_prompt(comparisons, name, config.held_out, config.seed)[1][:RANKED]
+        logps = pair_logps(band.bank, name, band.tokenizer, unseen)
+        found[name] = ranking(*logps.four, lengths_P2=logps.lengths_P2)
     return found
 
 
@@ -212,14 +179,6 @@ def judge(
         profiles=tuple(profiles),
         answers_M=tuple(answers),
         scores_MPRD=np.stack([scales[0](given.scores_PRD) for given in answers]),
-        model_scores_MPRD=scales[1](scores_once(task, models, asked, texts)).reshape(shape),
+        model_scores_MPRD=scales[1](task.scores(Scorer(models), asked, texts)).reshape(shape),
         correct_MPR=task.correct(asked, texts).reshape(shape[:3]) if task.correct else None,
     )
-
-
-def scores_once(task: Task, reward: RewardFn, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-    """`scores_ND` with equal pairs of prompt and response scored once, which a model takes its time for."""
-    pairs = list(zip(prompts, responses, strict=True))
-    row = {pair: index for index, pair in enumerate(dict.fromkeys(pairs))}
-    scores_ND = task.scores(reward, [prompt for prompt, _ in row], [response for _, response in row])
-    return scores_ND[[row[pair] for pair in pairs]]

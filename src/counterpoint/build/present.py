@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from counterpoint.artifacts import write_text
+from counterpoint.build.answer import Answered
 from counterpoint.build.judge import Judged, Sweep, best_strengths, selected
-from counterpoint.build.learn import RewardQuality
 from counterpoint.build.task import BuildConfig, Task
+from counterpoint.data.responses import prompt_column
+from counterpoint.evaluate.accuracy import RewardQuality
 from counterpoint.evaluate.adherence import Adherence
 from counterpoint.evaluate.compare import compare, profile_rewards
 from counterpoint.evaluate.pareto import hypervolume_interval
 from counterpoint.evaluate.ranking import Ranking
 from counterpoint.evaluate.report import Dose, Report, RewardModel, Sample, Stage, TradeOff
 from counterpoint.evaluate.report import Sweep as SweepSection
-from counterpoint.evaluate.text import text_stats
+from counterpoint.evaluate.text import TextStats, text_stats
 from counterpoint.profiles import format_profile
+from counterpoint.rewards.calibrate import profile_weights
 from counterpoint.stages import Stages
 from counterpoint.types import Profile, Prompt
 
@@ -59,10 +62,7 @@ def report_of(built: Built, stages: Stages, config: BuildConfig, title: str) -> 
         ),
         stages=timed(stages),
         about=about(built),
-        text={
-            name: text_stats([text for row in answers.texts_PR for text in row])
-            for name, answers in zip(methods, judged.answers_M, strict=True)
-        },
+        text=texts(answered_of(built)),
         trade_off=trade_off(built, config),
         sweeps=tuple(
             SweepSection(method, tuple(by), tuple(by.values()), best[method]) for method, by in built.sweep.items()
@@ -72,9 +72,15 @@ def report_of(built: Built, stages: Stages, config: BuildConfig, title: str) -> 
             RewardModel(quality.dimension, quality.accuracy, {"length": quality.by_length}, quality.pairs)
             for quality in built.rewards
         ),
-        samples=samples(built),
+        samples=samples(answered_of(built)),
         notes=notes(built),
     )
+
+
+def texts(answered: Answered) -> dict[str, TextStats]:
+    """What each entry's answers look like."""
+    said = zip(answered.entries, answered.texts_MPR, strict=True)
+    return {entry.name: text_stats([text for row in texts_PR for text in row]) for entry, texts_PR in said}
 
 
 def timed(stages: Stages) -> tuple[Stage, ...]:
@@ -136,20 +142,27 @@ def trade_off(built: Built, config: BuildConfig) -> TradeOff | None:
     return TradeOff(*task.trade_off, points, volumes, REFERENCE)
 
 
-def samples(built: Built) -> tuple[Sample, ...]:
+def answered_of(built: Built) -> Answered:
+    """What was judged, by the judge's z-scores."""
+    judged, task = built.judged, built.task
+    texts_MPR = tuple(answers.texts_PR for answers in judged.answers_M)
+    return Answered(judged.entries, task.test_prompts, judged.profiles, task.names, texts_MPR, judged.scores_MPRD)
+
+
+def samples(answered: Answered) -> tuple[Sample, ...]:
     """A few prompts, each for another profile, answered by every method."""
-    judged, prompts = built.judged, built.task.test_prompts
-    wanted = selected(built.task, judged.profiles)
+    prompts, profiles = answered.prompts, answered.profiles
+    reward_MPR = profile_rewards(answered.scores_MPRD, profile_weights(profiles, answered.dimensions) > 0)
+    names = [entry.name for entry in answered.entries]
     shown = []
     for index in range(min(SAMPLES, len(prompts))):
-        p, r = index * len(prompts) // SAMPLES, index * len(judged.profiles) // SAMPLES
-        reward_M = profile_rewards(judged.scores_MPRD[:, p, [r]], wanted[[r]])[:, 0]
-        names = [entry.name for entry in judged.entries]
-        texts = [answers.texts_PR[p][r] for answers in judged.answers_M]
+        p, r = index * len(prompts) // SAMPLES, index * len(profiles) // SAMPLES
+        texts = [texts_PR[p][r] for texts_PR in answered.texts_MPR]
+        rewards = map(float, reward_MPR[:, p, r])
         shown.append(
             Sample(
-                text_of(prompts[p]), profile_name(judged.profiles[r]), dict(zip(names, texts, strict=True)),
-                dict(zip(names, map(float, reward_M), strict=True)),
+                text_of(prompts[p]), profile_name(profiles[r]), dict(zip(names, texts, strict=True)),
+                dict(zip(names, rewards, strict=True)),
             )
         )  # fmt: skip
     return tuple(shown)
@@ -159,17 +172,22 @@ def text_of(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1].content
 
 
-def write_responses(path: Path, built: Built) -> None:
-    """Write every judged response with its z-scores as JSONL, so that anyone can judge it anew."""
-    judged = built.judged
+def written(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as files hold it; a single message as its text, which is read as a message again."""
+    return text_of(prompt) if isinstance(prompt, str) or len(prompt) == 1 else prompt_column(prompt)
+
+
+def write_responses(path: Path, answered: Answered) -> None:
+    """Write every judged response with its scores as JSONL, so that anyone can judge it anew."""
     lines = []
-    for m, (entry, answers) in enumerate(zip(judged.entries, judged.answers_M, strict=True)):
-        for p, prompt in enumerate(built.task.test_prompts):
-            for r, profile in enumerate(judged.profiles):
-                scores = zip(built.task.names, judged.scores_MPRD[m, p, r].round(4).tolist(), strict=True)
+    for m, (entry, texts_PR) in enumerate(zip(answered.entries, answered.texts_MPR, strict=True)):
+        for p, prompt in enumerate(answered.prompts):
+            for r, profile in enumerate(answered.profiles):
+                scores = zip(answered.dimensions, answered.scores_MPRD[m, p, r].round(4).tolist(), strict=True)
                 record = {
-                    "method": entry.method, "strength": entry.strength, "profile": format_profile(profile),
-                    "prompt": text_of(prompt), "response": answers.texts_PR[p][r], "scores": dict(scores),
+                    "method": entry.method, "strength": entry.served(profile).strength,
+                    "profile": format_profile(profile), "prompt": written(prompt), "response": texts_PR[p][r],
+                    "scores": dict(scores),
                 }  # fmt: skip
                 lines.append(json.dumps(record, ensure_ascii=False))
     write_text(path, "\n".join(lines) + "\n")

@@ -5,11 +5,11 @@ import sys
 
 from rich.console import Console
 
-from counterpoint.cli import build, chat, data, inspect
+from counterpoint.cli import add, bounds, build, chat, data, evaluate, inspect, remove, score, train
 from counterpoint.cli.app import app
 from counterpoint.types import CounterpointError
 
-__all__ = ["app", "build", "chat", "data", "inspect", "main"]
+__all__ = ["add", "app", "bounds", "build", "chat", "data", "evaluate", "inspect", "main", "remove", "score", "train"]
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from counterpoint.cli.app import AsJson, Threads, app, out, set_threads
-from counterpoint.types import CounterpointError, Dimension, Message, Prompt
+from counterpoint.data.asked import as_asked
+from counterpoint.types import CounterpointError, Dimension, Prompt
 
 if TYPE_CHECKING:
     from counterpoint.build import Task
@@ -89,32 +90,38 @@ def make_task(
     for name in [*asked, *(pole for poles in axis for pole in poles.split(","))]:
         if name.strip() not in rewards.dimensions:
             raise CounterpointError(f"{name!r} has no --reward; there are rewards for {', '.join(rewards.dimensions)}")
-    learned = read_prompts(prompts, skip_bad)
-    tested = read_prompts(test_prompts, skip_bad) if test_prompts else None
     check_family(model)
-    chats = load_tokenizer(model).chat_template is not None
+    tokenizer = load_tokenizer(model)
+    chats = tokenizer.chat_template is not None
+    learned = read_prompts(prompts, skip_bad, transcripts=chats)
+    tested = read_prompts(test_prompts, skip_bad, transcripts=chats) if test_prompts else None
 
-    def asked_as_in_chat(found: Sequence[Prompt]) -> tuple[Prompt, ...]:
-        as_messages = ((Message("user", p),) if chats and isinstance(p, str) else p for p in found)
-        return tuple(dict.fromkeys(as_messages))
-
-    given = read_comparisons(comparisons, known=rewards.dimensions, skip_bad=skip_bad) if comparisons else None
+    given = (
+        read_comparisons(comparisons, known=rewards.dimensions, skip_bad=skip_bad, transcripts=chats)
+        if comparisons
+        else None
+    )
     for bad in [*learned.dropped, *(tested.dropped if tested else ()), *(given.dropped if given else ())]:
         Console(stderr=True).print(f"left out: {bad}", markup=False, highlight=False, soft_wrap=True)
-    train = asked_as_in_chat(learned.prompts)
+    train = unique_as_asked(learned.prompts, tokenizer)
     cut = len(train) - len(train) // 4
     return Task(
         model=model,
         dimensions=tuple(Dimension(name, request=asked.get(name, "")) for name in rewards.dimensions),
         train_prompts=train if tested else train[:cut],
-        test_prompts=asked_as_in_chat(tested.prompts) if tested else train[cut:],
+        test_prompts=unique_as_asked(tested.prompts, tokenizer) if tested else train[cut:],
         judge=rewards,
         axes=tuple(tuple(pole.strip() for pole in poles.split(",")) for poles in axis),
         trade_off=(rewards.dimensions[0], rewards.dimensions[1]) if len(rewards.dimensions) > 1 else None,
         comparisons=tuple(
-            replace(c, prompt=asked_as_in_chat([c.prompt])[0]) for c in (given.comparisons if given else ())
+            replace(c, prompt=as_asked(c.prompt, tokenizer)) for c in (given.comparisons if given else ())
         ),
     )
+
+
+def unique_as_asked(prompts: Sequence[Prompt], tokenizer: Any) -> tuple[Prompt, ...]:
+    """Prompts as `chat` would put them, each once."""
+    return tuple(dict.fromkeys(as_asked(prompt, tokenizer) for prompt in prompts))
 
 
 def split_pair(text: str, option: str) -> tuple[str, str]:

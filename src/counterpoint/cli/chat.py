@@ -5,11 +5,14 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, Threads, app, load_band, out
 
 if TYPE_CHECKING:
     from counterpoint.decode.band import Band
+    from counterpoint.profiles import Bounds
+    from counterpoint.types import Profile
 
 
 @app.command()
@@ -33,7 +36,10 @@ def chat(
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     loaded = load_band(band, threads, device, dtype)
-    loaded.plan(parse_profile(profile, loaded.dimensions) if profile else None, method)  # a mistake ends here
+    wanted = parse_profile(profile, loaded.dimensions) if profile else None
+    loaded.plan(wanted, method)  # a mistake ends here
+    if not as_json:
+        say_bounds(wanted, method, loaded.bounds)
     if prompt is not None:
         out.print(reply(loaded, prompt, profile, method, sampling, as_json), markup=False, soft_wrap=True)
         return
@@ -56,12 +62,43 @@ def questions() -> Any:
 
 
 def reply(band: "Band", prompt: str, profile: str, method: str, sampling: Any, as_json: bool) -> str:
-    """One answer as text, or as JSON with what was in force."""
+    """One answer as text, or as JSON with what was in force, what was asked, and which bounds made them differ."""
     text = band.chat(prompt, profile or None, method, sampling)
     if not as_json:
         return text
     from counterpoint.profiles import parse_profile
+    from counterpoint.profiles.bounds import acting
 
     wanted = parse_profile(profile, band.dimensions) if profile else None
-    in_force = {"weights": dict(wanted.weights), "strength": wanted.strength} if wanted else {}
-    return json.dumps({"prompt": prompt, "response": text, "method": method if wanted else "base", **in_force})
+    given = None if method == "base" else band.in_force(wanted)
+    held = {} if method == "base" else acting(wanted, band.bounds)
+    return json.dumps(
+        {
+            "prompt": prompt,
+            "response": text,
+            "method": method if given else "base",
+            **(as_dict(given) or {}),
+            "asked": as_dict(wanted),
+            "bounds": {name: {"asked": asked, "in_force": found} for name, (asked, found) in held.items()},
+        }
+    )
+
+
+def as_dict(profile: "Profile | None") -> dict[str, Any] | None:
+    return {"weights": dict(profile.weights), "strength": profile.strength} if profile else None
+
+
+def say_bounds(profile: "Profile | None", method: str, bounds: "Bounds") -> None:
+    """Tell a person where bounds changed what they asked for, or where their method knows none."""
+    from counterpoint.profiles import format_bounds
+    from counterpoint.profiles.bounds import acting
+
+    held = acting(profile, bounds)
+    if method == "base" and held:
+        line = f"bounds not in force: the method base knows none ({format_bounds(bounds)})"
+    else:
+        line = "bounds in force: " + ", ".join(
+            f"{name} {asked:g} -> {found:g}" for name, (asked, found) in held.items()
+        )
+    if held:
+        Console(stderr=True).print(line, style="dim", markup=False, highlight=False, soft_wrap=True)

@@ -1,36 +1,86 @@
 """`counterpoint inspect`."""
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import typer
 from rich.table import Table
 
 from counterpoint.cli.app import AsJson, BandFolder, app, out
 
+if TYPE_CHECKING:
+    from counterpoint.models.examine import Examined
+
 
 @app.command()
 def inspect(band: BandFolder, as_json: AsJson = False) -> None:
-    """Show what a band holds, and check that it is whole."""
-    from counterpoint.models.adapter import read_adapter
-    from counterpoint.models.band_file import base_path, read_band
+    """Show what a band holds, and everything that is wrong with it; exit code 1 where anything is."""
+    from counterpoint.models.examine import examine
 
-    file = read_band(band)
-    base = base_path(band, file)
-    adapters = {entry.name: read_adapter(band / "experts" / entry.name) for entry in file.experts}
+    found = examine(band)
     if as_json:
-        sizes = {name: adapter.size for name, adapter in adapters.items()}
-        rewards = sorted(folder.name for folder in (band / "rewards").glob("*/"))
-        print(json.dumps({**file.model_dump(), "parameters": sizes, "rewards": rewards}, indent=1))
-        return
-    out.print(f"[bold]{band}[/bold]  base {base}, {len(file.experts)} experts", soft_wrap=True)
-    table = Table("expert", "dimension", "what it gives", "parameters", "own score", "trained on", box=None)
-    descriptions = {entry.name: entry.description for entry in file.dimensions}
-    for entry in file.experts:
-        score = entry.scores.get(entry.dimension)
-        table.add_row(
-            entry.name, entry.dimension, descriptions[entry.dimension], f"{adapters[entry.name].size:,}",
-            "-" if score is None else f"{score:+.2f}", entry.trained_on,
-        )  # fmt: skip
-    out.print(table)
+        print(json.dumps(as_dict(found), indent=1))
+    else:
+        show(found, str(band))
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def as_dict(found: "Examined") -> dict[str, object]:
+    """`band.json` with what was found beside it."""
+    return {
+        **found.file.model_dump(),
+        "found": vars(found.base),
+        "kinds": {name: part.kind for name, part in found.experts.items()},
+        "parameters": {name: part.parameters for name, part in found.experts.items()},
+        "longest": {name: part.longest for name, part in found.experts.items()},
+        "rewards": found.rewards,
+        "unused": found.unused,
+        "problems": found.problems,
+    }
+
+
+def show(found: "Examined", name: str) -> None:
+    """The same for people."""
+    from counterpoint.profiles import format_bounds, parse_bounds
+
+    file, base = found.file, found.base
+    where = Path(base.path).resolve() if base.path and Path(base.path).is_dir() else file.base
+    out.print(f"[bold]{name}[/bold]  experts: {len(file.experts)}", soft_wrap=True)
+    say(f"base: {where}, hash {base.hash}")
+    if base.ids is not None:
+        ends = " and ".join(map(str, base.ends))
+        say(f"tokenizer: {base.ids:,} ids, a response ends with {ends}; prompt and response: {base.longest:,} tokens")
+    out.print(table_of(found))
+    if file.bounds:
+        say(f"bounds: {format_bounds(parse_bounds(file.bounds, list(file.bounds)))}")
     if file.strengths:
         best = ", ".join(f"{method} {strength:g}" for method, strength in file.strengths.items())
-        out.print(f"strengths that scored best in training: {best}", soft_wrap=True)
+        say(f"strengths that scored best in training: {best}")
+    if found.rewards:
+        say(f"reward models: {', '.join(found.rewards)}")
+    if found.unused:
+        say(f"in experts/, but not in band.json: {', '.join(found.unused)}")
+    for problem in found.problems:
+        out.print(f"wrong: {problem}", style="red", markup=False, soft_wrap=True)
+
+
+def table_of(found: "Examined") -> Table:
+    """A row per expert."""
+    descriptions = {entry.name: entry.description for entry in found.file.dimensions}
+    columns = ("expert", "dimension", "what it gives", "kind", "parameters", "own score", "trained on")
+    table = Table(*columns, box=None)
+    for entry in found.file.experts:
+        part, score = found.experts[entry.name], entry.scores.get(entry.dimension)
+        kind = part.kind if entry.model is None else f"model {entry.model}"
+        table.add_row(
+            entry.name, entry.dimension, descriptions[entry.dimension], kind,
+            "-" if part.parameters is None else f"{part.parameters:,}",
+            "-" if score is None else f"{score:+.2f}", entry.trained_on,
+        )  # fmt: skip
+    return table
+
+
+def say(line: str) -> None:
+    out.print(line, markup=False, soft_wrap=True)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from counterpoint.types import Weighting
+
 Space = Literal["prob", "log"]
 
 
@@ -17,11 +19,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows and the coefficients `c_K` that mix their next-token distributions, in probability or in log space."""
+    """Rows and the coefficients `c_K` that mix their next-token distributions, in probability or in log space.
+
+    `soup` is the weighting whose merged adapter the row's gate names, and None where nothing is to be merged.
+    """
 
     rows: tuple[Row, ...]
     coefficients: tuple[float, ...] = (1.0,)
     space: Space = "log"
+    soup: Weighting | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(self.coefficients):

@@ -22,7 +22,7 @@ def prompt_ids(prompt: Prompt, tokenizer: Any) -> list[int]:
     Raises CounterpointError for messages where the tokenizer has no chat template.
     """
     if isinstance(prompt, str):
-        ids = tokenizer(prompt, add_special_tokens=True)["input_ids"]
+        ids = tokenizer(prompt, add_special_tokens=True, verbose=False)["input_ids"]
         return drop_end(ids, tokenizer)
     if tokenizer.chat_template is None:
         raise CounterpointError(
@@ -48,4 +48,4 @@ def drop_end(ids: list[int], tokenizer: Any) -> list[int]:
 
 def response_ids(response: str, tokenizer: Any) -> list[int]:
     """Token ids of a whole response with the end-of-text token; tokenised apart from its prompt."""
-    return [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return [*tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"], tokenizer.eos_token_id]

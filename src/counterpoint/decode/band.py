@@ -4,6 +4,7 @@ band = Band.load("demo/band")
 band.chat("What does the owl eat?", profile="concise=1, friendly=0.5")
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,11 +20,14 @@ from counterpoint.data.chat import prompt_ids, with_request
 from counterpoint.decode.engine import Engine, Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
+from counterpoint.decode.several import INSTEAD, Several, Whole, whole_model
 from counterpoint.models.adapter import read_adapter
-from counterpoint.models.band_file import BandFile, base_path, read_band
+from counterpoint.models.band_file import BandFile, DimensionEntry, ExpertEntry, base_path, expert_path, read_band
 from counterpoint.models.bank import LoraBank
-from counterpoint.models.load import load_model, load_tokenizer
-from counterpoint.profiles import parse_profile
+from counterpoint.models.fit import check_expert, check_model, end_tokens, find_expert, vocabulary
+from counterpoint.models.load import check_family, load_model, load_tokenizer
+from counterpoint.profiles import Bounds, check_name, in_force, parse_bounds, parse_profile
+from counterpoint.profiles.bounds import FREE, alone
 from counterpoint.types import Completion, CounterpointError, Message, Profile, Prompt, Weighting
 
 METHODS = ("base", "prompted", "best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log")
@@ -31,19 +35,37 @@ SOUPS_KEPT = 16
 
 
 class Band:
-    """A loaded band. Requests of any methods and profiles share its one model and its one engine."""
+    """A loaded band. Requests of any methods and profiles share its models and its one engine.
 
-    def __init__(self, file: BandFile, model: Any, tokenizer: Any, bank: LoraBank, max_rows: int = 512) -> None:
+    `bounds` are the operator's, as `counterpoint.profiles.parse_bounds` reads them; every profile is held to them.
+    """
+
+    def __init__(
+        self,
+        file: BandFile,
+        model: Any,
+        tokenizer: Any,
+        bank: LoraBank,
+        whole: Mapping[str, Whole],
+        max_rows: int = 512,
+    ) -> None:
         self.file = file
         self.model = model
         self.tokenizer = tokenizer
         self.bank = bank
+        self.whole = whole
         self.experts = file.typed_experts()
         self.dimensions = tuple(entry.name for entry in file.dimensions)
+        self.bounds: Bounds = parse_bounds(file.bounds, self.dimensions)
         self._soups: OrderedDict[str, None] = OrderedDict()
-        self._weightings: dict[str, Weighting] = {}
+        rows = Rows(model, bank)
+        self.longest = rows.longest
         self.engine = Engine(
-            Rows(model, bank), self._text, end_tokens(model, tokenizer), model.config.max_position_embeddings, max_rows
+            Several(rows, whole, vocabulary(tokenizer)) if whole else rows,
+            self._text,
+            end_tokens(model.generation_config.eos_token_id, tokenizer),
+            max([self.longest, *(expert.longest for expert in whole.values())]),
+            max_rows,
         )
 
     @classmethod
@@ -57,12 +79,58 @@ class Band:
         """Load a band folder. Raises CounterpointError that names the file at fault."""
         folder = Path(folder)
         file = read_band(folder)
-        base = base_path(folder, file)
+        paths = {entry.name: expert_path(folder, entry) for entry in file.experts}
+        return cls._of(file, base_path(folder, file), paths, dtype, device, max_rows)
+
+    @classmethod
+    def assemble(
+        cls,
+        base: str | Path,
+        experts: Mapping[str, str | Path],
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        max_rows: int = 512,
+    ) -> "Band":
+        """A band of PEFT adapters and whole models by the dimension that each serves; nothing is written.
+
+        Band.assemble("path/to/base", {"concise": "path/to/adapter", "friendly": "path/to/another"})
+
+        Raises CounterpointError for an expert that does not fit the base; warns of what is odd but may be right.
+        """
+        found = {name: find_expert(str(path)) for name, path in experts.items()}
+        for name, source in found.items():
+            check_name(name)
+            for note in check_expert(str(base), source):
+                warnings.warn(note, stacklevel=2)
+        file = BandFile(
+            base=str(base),
+            dimensions=[DimensionEntry(name=name) for name in found],
+            experts=[
+                ExpertEntry(name=name, dimension=name, model=source.path if source.kind == "model" else None)
+                for name, source in found.items()
+            ],
+        )
+        paths = {name: source.path for name, source in found.items()}
+        return cls._of(file, str(base), paths, dtype, device, max_rows)
+
+    @classmethod
+    def _of(
+        cls,
+        file: BandFile,
+        base: str,
+        paths: Mapping[str, str],
+        dtype: torch.dtype,
+        device: str | torch.device,
+        max_rows: int,
+    ) -> "Band":
         model, tokenizer = load_model(base, dtype, device), load_tokenizer(base)
-        bank = LoraBank(model)
+        bank, whole = LoraBank(model), {}
         for expert in file.experts:
-            bank.add(expert.name, read_adapter(folder / "experts" / expert.name))
-        return cls(file, model, tokenizer, bank, max_rows)
+            if expert.kind == "model":
+                whole[expert.name] = _whole(base, tokenizer, paths[expert.name], dtype, device)
+            else:
+                bank.add(expert.name, read_adapter(Path(paths[expert.name])))
+        return cls(file, model, tokenizer, bank, whole, max_rows)
 
     def chat(
         self,
@@ -73,8 +141,7 @@ class Band:
     ) -> str:
         """Answer one person. A string is one user message (or plain text, for a model without a chat template)."""
         wanted = None if profile is None else parse_profile(profile, self.dimensions)
-        prompt = self._prompt(messages)
-        return self.respond([prompt], [wanted], method if wanted else "base", sampling)[0].text
+        return self.respond([self._prompt(messages)], [wanted], method, sampling)[0].text
 
     def respond(
         self,
@@ -95,31 +162,53 @@ class Band:
     def run(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Completion]:
         """Decode requests made by `request`, with their soups merged, then forget the soups not used for long."""
         for request in requests:
-            self._merge_soups(request.plan)
+            self._merge_soup(request.plan)
         completions = self.engine.run(requests, progress)
         while len(self._soups) > SOUPS_KEPT:
             self.bank.remove(self._soups.popitem(last=False)[0])
         return completions
 
     def request(self, prompt: Prompt, plan: Plan, sampling: Sampling) -> Request:
-        """Render the prompt of each of a plan's rows."""
-        contexts = tuple(tuple(prompt_ids(self._asking(prompt, row), self.tokenizer)) for row in plan.rows)
-        return Request(plan, contexts, sampling)
+        """Render the prompt of each of a plan's rows, a whole model's with its own tokenizer and chat template.
+
+        A response is at most what the shortest of the plan's models has room for.
+        """
+        models = [whole_model(row.gate, self.whole) for row in plan.rows]
+        tokenizers = [self.whole[name].tokenizer if name else self.tokenizer for name in models]
+        contexts = tuple(
+            tuple(prompt_ids(self._asking(prompt, row), tokenizer))
+            for row, tokenizer in zip(plan.rows, tokenizers, strict=True)
+        )
+        longest = min(self.whole[name].longest if name else self.longest for name in models)
+        room = longest - max(map(len, contexts))
+        if room < 1:
+            raise CounterpointError(f"the prompt has {longest - room} tokens; with the response, {longest} is the most")
+        return Request(plan, contexts, replace(sampling, max_tokens=min(sampling.max_tokens, room)))
 
     def plan(self, profile: Profile | None, method: str) -> Plan:
-        """How a method serves a profile. Raises CounterpointError for an unknown method."""
+        """How a method serves a profile, held to the band's bounds.
+
+        `prompted`, whose words carry no amounts, asks for what is in force and for nothing with a cap of 0. `base` is
+        the base whatever the bounds: it is there to compare with, not to be offered to those whom bounds must hold.
+        Raises CounterpointError for an unknown method, and where one expert answers alone and another has a floor.
+        """
         if method not in METHODS:
             raise CounterpointError(f"unknown method {method!r}; there are: {', '.join(METHODS)}")
-        if profile is None or ((profile := parse_profile(profile, self.dimensions)) and method == "base"):
+        profile = self.in_force(profile)
+        if profile is None or method == "base":
             return Plan((Row(),))
         if method == "prompted":
-            return Plan((Row(requests=tuple(name for name, weight in profile.weights.items() if weight > 0)),))
+            wanted = (name for name, weight in profile.weights.items() if weight > 0)
+            return Plan((Row(requests=tuple(name for name in wanted if self.bounds.get(name, FREE)[1] > 0)),))
         if method == "best-expert":
-            return Plan((Row({self.best_expert(profile): profile.strength}),))
+            best = self.best_expert(profile)
+            return Plan((Row({best: self._alone(best, profile.strength)}),))
         weighting = constant(profile, self.experts)
+        if method in ("soup", "moe"):
+            self._refuse_whole(weighting, method)
         match method:
             case "soup":
-                return soup.plan(self._soup(weighting))
+                return self._soup(weighting)
             case "moe":
                 return moe.plan(weighting)
             case "mixture-prob":
@@ -127,7 +216,12 @@ class Band:
             case "mixture-log":
                 return mixture.plan_log(weighting)
             case _:
-                return route.plan(weighting)
+                strength = self._alone(route.favourite(weighting), profile.strength)
+                return route.plan(replace(weighting, strength=strength))
+
+    def in_force(self, profile: str | Mapping[str, float] | Profile | None) -> Profile | None:
+        """What the band's bounds leave of a profile, `None` for the base; see `counterpoint.profiles.in_force`."""
+        return in_force(None if profile is None else parse_profile(profile, self.dimensions), self.bounds)
 
     def best_expert(self, profile: Profile) -> str:
         """The one expert with the largest weighted mean of its measured scores on the profile's dimensions."""
@@ -136,16 +230,26 @@ class Band:
             raise CounterpointError("best-expert needs the experts' measured scores, and this band.json holds none")
         return max(scored, key=lambda e: sum(w * e.scores.get(d, 0.0) for d, w in profile.weights.items())).name
 
-    def _soup(self, weighting: Weighting) -> str:
-        """The name of a soup, which is merged when a request needs it."""
-        name = "soup:" + ",".join(f"{expert}*{c!r}" for expert, c in soup.coefficients(weighting).items())
-        self._weightings[name] = weighting
-        return name
+    def _alone(self, expert: str, strength: float) -> float:
+        return alone(next(e.dimension for e in self.experts if e.name == expert), strength, self.bounds)
 
-    def _merge_soups(self, plan: Plan) -> None:
-        for name in (name for row in plan.rows for name in row.gate if name in self._weightings):
+    def _refuse_whole(self, weighting: Weighting, method: str) -> None:
+        for name in weighting.experts:
+            if name in self.whole:
+                raise CounterpointError(
+                    f"{method} blends adapters of one base, and expert {name!r} is a whole model; {INSTEAD}"
+                )
+
+    def _soup(self, weighting: Weighting) -> Plan:
+        """A row through a soup, which is merged when a request needs it."""
+        name = "soup:" + ",".join(f"{expert}*{c!r}" for expert, c in soup.coefficients(weighting).items())
+        return replace(soup.plan(name), soup=weighting)
+
+    def _merge_soup(self, plan: Plan) -> None:
+        if plan.soup is not None:
+            (name,) = plan.rows[0].gate
             if name not in self._soups:
-                self.bank.add(name, soup.merge(self.bank.experts, self._weightings[name]))
+                self.bank.add(name, soup.merge(self.bank.experts, plan.soup))
             self._soups[name] = None
             self._soups.move_to_end(name)
 
@@ -171,8 +275,13 @@ class Band:
         return text
 
 
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Every token that ends a response: the tokenizer's and the generation config's."""
-    configured = model.generation_config.eos_token_id
-    more = configured if isinstance(configured, list) else [configured]
-    return {token for token in (tokenizer.eos_token_id, *more) if token is not None}
+def _whole(base: str, base_tokenizer: Any, path: str, dtype: torch.dtype, device: str | torch.device) -> Whole:
+    """A whole model that is loaded when a request first needs it; without a chat template it takes the base's."""
+
+    def load() -> Rows:
+        model = load_model(path, dtype, device)
+        return Rows(model, LoraBank(model))
+
+    tokenizer = check_model(base, path)
+    tokenizer.chat_template = tokenizer.chat_template or base_tokenizer.chat_template
+    return Whole(tokenizer, check_family(path), load)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class _Live:
     rows: list[int]
     noise: list[float]
     limit: int
+    seen_KV: Tensor | None
     tokens: list[int] = field(default_factory=list)
 
 
@@ -159,8 +160,10 @@ class Engine:
         """One forward over all live rows; the log-distribution `[Q, V]` of each live request's next token."""
         last = {row: _last(live, index) for live in self._live for index, row in enumerate(live.rows)}
         logits_BV = self.model.step([last[row] for row in range(len(last))])
-        if any(live.request.sampling.repetition_penalty != 1 for live in self._live):
-            logits_BV = self._penalised(logits_BV)
+        for live in self._live:
+            if live.seen_KV is not None:
+                penalty = [live.request.sampling.repetition_penalty] * len(live.rows)
+                logits_BV[live.rows] = penalise(logits_BV[live.rows], live.seen_KV.to(logits_BV.device), penalty)
         logp_BV = torch.log_softmax(logits_BV, dim=-1)
         logp_QV = logp_BV.new_empty(len(self._live), logp_BV.shape[-1])
         for group in self._groups:
@@ -174,18 +177,28 @@ class Engine:
     def _join(self) -> None:
         rows = sum(len(live.rows) for live in self._live)
         joining: list[_Live] = []
-        while self._waiting and rows + len(self._waiting[0][1].plan.rows) <= self.max_rows:
-            ticket, request = self._waiting.popleft()
-            indices = list(range(rows, rows + len(request.plan.rows)))
-            rows += len(indices)
-            room = self.longest - max(map(len, request.contexts))
-            limit = min(request.sampling.max_tokens, room)
-            joining.append(_Live(ticket, request, indices, noise(request.sampling.seed, limit), limit))
+        for ticket, request in self._waiting:
+            if rows + len(request.plan.rows) > self.max_rows:
+                break
+            joining.append(self._admit(ticket, request, rows))
+            rows += len(request.plan.rows)
         if joining:
             contexts = [context for live in joining for context in live.request.contexts]
             self.model.join(contexts, [row.gate for live in joining for row in live.request.plan.rows])
+            for _ in joining:
+                self._waiting.popleft()
             self._live += joining
             self._regroup()
+
+    def _admit(self, ticket: int, request: Request, first_row: int) -> _Live:
+        rows = list(range(first_row, first_row + len(request.plan.rows)))
+        limit = min(request.sampling.max_tokens, self.longest - max(map(len, request.contexts)))
+        seen_KV = None
+        if request.sampling.repetition_penalty != 1:
+            seen_KV = torch.zeros(len(rows), self.model.vocabulary, dtype=torch.bool)
+            for seen_V, context in zip(seen_KV, request.contexts, strict=True):
+                seen_V[list(context)] = True
+        return _Live(ticket, request, rows, noise(request.sampling.seed, limit), limit, seen_KV)
 
     def _leave(self, staying: list[_Live]) -> None:
         kept = {row for live in staying for row in live.rows}
@@ -212,28 +225,28 @@ class Engine:
             for (_, space), members in alike.items()
         ]
 
-    def _penalised(self, logits_BV: Tensor) -> Tensor:
-        seen: list[Any] = [None] * logits_BV.shape[0]
-        penalty = [1.0] * logits_BV.shape[0]
-        for live in self._live:
-            if live.request.sampling.repetition_penalty != 1:
-                for row, context in zip(live.rows, live.request.contexts, strict=True):
-                    seen[row], penalty[row] = (*context, *live.tokens), live.request.sampling.repetition_penalty
-        return penalise(logits_BV, seen, penalty)
-
     def _extend(self, live: _Live, token: int) -> Completion | None:
         if token in self.end_tokens:
             return self._completion(live, "stop")
         live.tokens.append(token)
-        if live.request.sampling.stop:
-            text = self.decode(live.tokens)
-            ends = [text.find(stop) for stop in live.request.sampling.stop if stop in text]
-            if ends:
-                return Completion(text[: min(ends)], tuple(live.tokens), "stop")
+        if live.seen_KV is not None:
+            live.seen_KV[:, token] = True
+        if self._has_stopped(live):
+            return self._completion(live, "stop")
         return self._completion(live, "length") if len(live.tokens) >= live.limit else None
 
+    def _has_stopped(self, live: _Live) -> bool:
+        """Whether the last tokens hold a stop string; a character is at most four tokens, and a few may be silent."""
+        stops = live.request.sampling.stop
+        if not stops:
+            return False
+        tail = self.decode(live.tokens[-(4 * max(map(len, stops)) + 16) :])
+        return any(stop in tail for stop in stops)
+
     def _completion(self, live: _Live, finish: Literal["stop", "length"]) -> Completion:
-        return Completion(self.decode(live.tokens), tuple(live.tokens), finish)
+        text = self.decode(live.tokens)
+        ends = [text.find(stop) for stop in live.request.sampling.stop if stop in text]
+        return Completion(text[: min(ends)] if ends else text, tuple(live.tokens), finish)
 
 
 def _last(live: _Live, index: int) -> int:

@@ -4,22 +4,23 @@ Each row is a context with its own gate over the experts and its own length. Liv
 layer, so that attention reads views of it; a row that leaves is overwritten by one from the end.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from counterpoint.models.bank import LoraBank
 from counterpoint.types import CounterpointError
 
+MASK_PER_KIND = ("qwen2", "qwen3", "gemma2", "gemma3_text")
+"""Families whose layers differ in what they see; their models look each layer's mask up by the layer's kind."""
+
 
 class _Slab(CacheLayerMixin):  # type: ignore[misc]
-    """Keys and values of one layer, `[rows, heads, positions, head_dim]`, written where `target` says.
-
-    `target` is (row index [B, 1], position index [B, T], positions to read): set by `Rows` before each forward.
-    """
+    """Keys and values of one layer, `[rows, heads, positions, head_dim]`, written and read where `target` says."""
 
     def __init__(self, target: "_Target") -> None:
         super().__init__()
@@ -32,10 +33,16 @@ class _Slab(CacheLayerMixin):  # type: ignore[misc]
         self.values = value_states.new_zeros(rows, heads, positions, value_states.shape[-1])
         self.is_initialized = True
 
-    def grow(self) -> None:
-        rows, positions = self.target.capacity
+    def grow(self, rows: int, positions: int, live: int, reach: int) -> None:
+        """Make room, and take along what the `live` first rows hold in their `reach` first positions."""
         if self.is_initialized:
-            self.keys, self.values = (_padded(old, rows, positions) for old in (self.keys, self.values))
+            self.keys, self.values = (_grown(old, rows, positions, live, reach) for old in (self.keys, self.values))
+
+    def clear(self, rows: slice) -> None:
+        """Zero rows: a mask hides what another request left there only if that is finite."""
+        if self.is_initialized:
+            self.keys[rows].zero_()
+            self.values[rows].zero_()
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -61,73 +68,77 @@ class _Slab(CacheLayerMixin):  # type: ignore[misc]
 
 
 class _Target:
-    """Which rows and positions the forward in progress writes and reads."""
+    """Which rows and positions the forward in progress writes, and how many positions it reads.
+
+    `rows` is a slice where the rows are neighbours (attention then reads a view) and else their indices.
+    """
 
     def __init__(self) -> None:
         self.capacity = (0, 0)
-        self.rows = slice(0)
+        self.rows: slice | Tensor = slice(0)
         self.row_B1 = self.position_BT = torch.empty(0, dtype=torch.long)
         self.reach = 0
 
-    def aim(self, rows: slice, position_BT: Tensor) -> None:
-        self.rows, self.position_BT = rows, position_BT
-        self.row_B1 = torch.arange(rows.start, rows.stop, device=position_BT.device)[:, None]
-        self.reach = int(position_BT.max()) + 1
+    def aim(self, rows: slice | Tensor, position_BT: Tensor, reach: int) -> None:
+        self.rows, self.position_BT, self.reach = rows, position_BT, reach
+        if isinstance(rows, slice):
+            rows = torch.arange(rows.start, rows.stop, device=position_BT.device)
+        self.row_B1 = rows[:, None]
 
 
 class Rows:
-    """`LanguageModel` over a Hugging Face model and its LoRA bank.
+    """`LanguageModel` over a Hugging Face model and its LoRA bank; a prefill takes at most `chunk` tokens at a time.
 
     Error against one request at a time without a cache: below 1e-4 in fp32 (law `padding` in tests/laws).
     """
 
-    def __init__(self, model: Any, bank: LoraBank, chunk: int = 512) -> None:
+    def __init__(self, model: Any, bank: LoraBank, chunk: int = 2048) -> None:
         self.model = model
         self.bank = bank
         self.chunk = chunk
         self.longest = int(model.config.max_position_embeddings)
+        self._windows = windows(model.config)
         self._target = _Target()
         self._slabs = [_Slab(self._target) for _ in range(model.config.num_hidden_layers)]
         self._cache = Cache(layers=self._slabs)
         self._gates: list[Mapping[str, float]] = []
+        self._lengths: list[int] = []
         self._gate_B1K: Tensor | None = None
-        self._length_B = torch.zeros(0, dtype=torch.long, device=model.device)
 
     @property
     def vocabulary(self) -> int:
         return int(self.model.config.vocab_size)
 
     def join(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
-        """Append rows. All of a context but its last token is prefilled; the last is the first to be stepped."""
+        """Append rows. All of a context but its last token is prefilled; the last is the first to be stepped.
+
+        Whatever is raised (CounterpointError for a context that is too long), the rows are as they were before.
+        """
         for context in contexts:
             if not 0 < len(context) < self.longest:
                 raise CounterpointError(
                     f"a prompt of {len(context)} tokens: this model takes 1 to {self.longest - 1} and a response"
                 )
-        first = len(self._gates)
         together = [*self._gates, *gates]
-        self._gate_B1K = self.bank.gate(together)
-        self._gates = together
-        lengths = torch.tensor([len(c) - 1 for c in contexts], device=self._length_B.device)
-        self._length_B = torch.cat([self._length_B, lengths])
-        self._reserve(len(self._gates), int(self._length_B.max()) + 1)
-        width = int(lengths.max())
-        ids_BT = torch.zeros(len(contexts), width, dtype=torch.long)
-        for row, context in enumerate(contexts):
-            ids_BT[row, : len(context) - 1] = torch.tensor(context[:-1])
-        for start in range(0, width, self.chunk):
-            part = ids_BT[:, start : start + self.chunk].to(self._length_B.device)
-            position_BT = torch.arange(start, start + part.shape[1], device=part.device).expand_as(part)
-            self._forward(part, slice(first, len(self._gates)), position_BT)
+        lengths = [*self._lengths, *(len(context) - 1 for context in contexts)]
+        gate_B1K = self.bank.gate(together)
+        try:
+            self._reserve(len(together), max(lengths) + 1)
+            self._prefill(contexts, gate_B1K)
+        except BaseException:
+            self._gate_B1K = self.bank.gate(self._gates)  # the bank has stacked the experts of those that did not join
+            raise
+        self._gates, self._lengths, self._gate_B1K = together, lengths, gate_B1K
 
     def step(self, tokens_B: Sequence[int]) -> Tensor:
         """Feed one token to each live row; logits `[B, V]` in float32."""
-        position_B1 = self._length_B[:, None]
-        self._reserve(len(self._gates), int(position_B1.max()) + 1)
-        ids_B1 = torch.tensor(tokens_B, device=position_B1.device)[:, None]
-        logits_BV = self._forward(ids_B1, slice(0, len(self._gates)), position_B1)
-        self._length_B = self._length_B + 1
-        return logits_BV.float()
+        reach = max(self._lengths) + 1
+        self._reserve(len(self._lengths), reach)
+        ids_B1, position_B1 = torch.tensor([list(tokens_B), self._lengths], device=self.model.device)[:, :, None]
+        rows = slice(0, len(self._lengths))
+        logits_BTV = self._forward(self.model, rows, ids_B1, position_B1, reach, self._gate_B1K)
+        self._lengths = [length + 1 for length in self._lengths]
+        return logits_BTV[:, -1].float()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these. A row may move only towards the front (`rows[i] >= i`), so that none is lost."""
@@ -136,42 +147,100 @@ class Rows:
             raise ValueError(f"rows may only move towards the front: {list(rows)}")
         if moved:
             source, destination = [old for old, _ in moved], [new for _, new in moved]
-            reach = int(self._length_B[source].max())
             for slab in self._slabs:
-                slab.move(source, destination, reach)
-        self._length_B = self._length_B[list(rows)]
+                slab.move(source, destination, max(self._lengths[row] for row in source))
+        self._lengths = [self._lengths[row] for row in rows]
         self._gates = [self._gates[row] for row in rows]
         self._gate_B1K = self.bank.gate(self._gates)
 
+    def _prefill(self, contexts: Sequence[Sequence[int]], gate_B1K: Tensor | None) -> None:
+        """Write the keys and values of the rows after the live ones."""
+        first = len(self._lengths)
+        device = self.model.device
+        for slab in self._slabs:
+            slab.clear(slice(first, first + len(contexts)))
+        for group in prefill_groups([len(context) - 1 for context in contexts], self.chunk):
+            ids_BT = pad_sequence([torch.tensor(contexts[index][:-1]) for index in group], batch_first=True)
+            row_B = torch.tensor([first + index for index in group], device=device)
+            gate = None if gate_B1K is None else gate_B1K[row_B]
+            for start in range(0, ids_BT.shape[1], self.chunk):
+                part_BT = ids_BT[:, start : start + self.chunk].to(device)
+                reach = start + part_BT.shape[1]
+                position_BT = torch.arange(start, reach, device=device).expand_as(part_BT)
+                self._forward(self.model.base_model, row_B, part_BT, position_BT, reach, gate)
+
     @torch.no_grad()
-    def _forward(self, ids_BT: Tensor, rows: slice, position_BT: Tensor) -> Tensor:
-        self._target.aim(rows, position_BT)
-        key_position = torch.arange(self._target.reach, device=ids_BT.device)
-        hidden = key_position > position_BT[:, None, :, None]
-        floor = torch.finfo(self.model.dtype).min
-        mask_B1TS = torch.zeros(hidden.shape, dtype=self.model.dtype, device=ids_BT.device).masked_fill_(hidden, floor)
-        gate = None if self._gate_B1K is None else self._gate_B1K[rows]
+    def _forward(
+        self, model: Any, rows: slice | Tensor, ids_BT: Tensor, position_BT: Tensor, reach: int, gate: Tensor | None
+    ) -> Tensor:
+        """Logits of the model, or the last hidden states of its trunk."""
+        self._target.aim(rows, position_BT, reach)
+        masks = {
+            kind: attention_mask(position_BT, reach, window, self.model.dtype) for kind, window in self._windows.items()
+        }
         with self.bank.gated(gate):
-            out = self.model(
-                input_ids=ids_BT, attention_mask=mask_B1TS, position_ids=position_BT,
-                past_key_values=self._cache, use_cache=True, logits_to_keep=1,
+            out = model(
+                input_ids=ids_BT, attention_mask=masks.get("every layer", masks), position_ids=position_BT,
+                past_key_values=self._cache, use_cache=True,
             )  # fmt: skip
-        logits_BV: Tensor = out.logits[:, -1]
-        return logits_BV
+        first: Tensor = out[0]
+        return first
 
     def _reserve(self, rows: int, positions: int) -> None:
         have_rows, have_positions = self._target.capacity
         if rows > have_rows or positions > have_positions:
             grown_rows = max(have_rows, _power_of_two(rows))
             grown_positions = min(max(have_positions, _power_of_two(positions)), self.longest)
-            self._target.capacity = (grown_rows, grown_positions)
             for slab in self._slabs:
-                slab.grow()
+                slab.grow(grown_rows, grown_positions, len(self._lengths), max(self._lengths, default=0))
+            self._target.capacity = (grown_rows, grown_positions)
 
 
-def _padded(old: Tensor, rows: int, positions: int) -> Tensor:
+def windows(config: Any) -> dict[str, int | None]:
+    """How many tokens each kind of layer sees, the newest included (None: all), by the name its model gives the kind.
+
+    The one kind "every layer" is that of models that take a single mask. A window in the config of a family whose model
+    has none (Llama) is not read, as there.
+    """
+    if config.model_type in MASK_PER_KIND:
+        return {kind: config.sliding_window if kind == "sliding_attention" else None for kind in config.layer_types}
+    return {"every layer": config.sliding_window if config.model_type == "mistral" else None}
+
+
+def attention_mask(position_BT: Tensor, reach: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores, `[B, 1, T, S]` for the keys at positions 0 to `reach` - 1.
+
+    0 where the key is at most at the query's position and, with a window, less than `window` before it; elsewhere the
+    least number of `dtype`.
+    """
+    key_S = torch.arange(reach, device=position_BT.device)
+    query_B1T1 = position_BT[:, None, :, None]
+    hidden = key_S > query_B1T1
+    if window is not None:
+        hidden |= key_S <= query_B1T1 - window
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
+
+
+def prefill_groups(lengths: Sequence[int], chunk: int) -> Iterator[list[int]]:
+    """Which rows are prefilled together, shortest first: of like length, and at most `chunk` tokens with padding.
+
+    Alike is at most twice the shortest, and 32 more, since a forward of few tokens costs little more than one of none.
+    A row without tokens is in no group, and one of more than `chunk` is a group by itself.
+    """
+    group: list[int] = []
+    for row in sorted((row for row, length in enumerate(lengths) if length), key=lengths.__getitem__):
+        length = lengths[row]
+        if group and (length > 2 * lengths[group[0]] + 32 or length * (len(group) + 1) > chunk):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _grown(old: Tensor, rows: int, positions: int, live: int, reach: int) -> Tensor:
     new = old.new_zeros(rows, old.shape[1], positions, old.shape[3])
-    new[: old.shape[0], :, : old.shape[2]] = old
+    new[:live, :, :reach] = old[:live, :, :reach]
     return new
 
 

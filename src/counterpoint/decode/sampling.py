@@ -9,6 +9,9 @@ from torch import Tensor
 
 from counterpoint.types import CounterpointError
 
+HEAD = 256
+"""How many of the likeliest tokens are sorted first."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -52,15 +55,11 @@ def noise(seed: int, positions: int) -> list[float]:
     return uniform
 
 
-def penalise(logits_BV: Tensor, seen: Sequence[Sequence[int] | None], penalty_B: Sequence[float]) -> Tensor:
+def penalise(logits_BV: Tensor, seen_BV: Tensor, penalty_B: Sequence[float]) -> Tensor:
     """Repetition penalty (CTRL, arXiv 1909.05858 section 4.1): seen logits are divided if positive, else multiplied."""
-    logits_BV = logits_BV.clone()
-    for row, tokens in enumerate(seen):
-        if tokens is not None:
-            index = torch.tensor(sorted(set(tokens)), device=logits_BV.device)
-            old = logits_BV[row, index]
-            logits_BV[row, index] = torch.where(old > 0, old / penalty_B[row], old * penalty_B[row])
-    return logits_BV
+    penalty_B1 = torch.tensor(penalty_B, dtype=logits_BV.dtype, device=logits_BV.device)[:, None]
+    penalised_BV = torch.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1)
+    return torch.where(seen_BV, penalised_BV, logits_BV)
 
 
 def sample(logp_QV: Tensor, samplings: Sequence[Sampling], uniform_Q: Sequence[float]) -> list[int]:
@@ -90,22 +89,51 @@ def sample(logp_QV: Tensor, samplings: Sequence[Sampling], uniform_Q: Sequence[f
 
 def keep_likely(logp_QV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """Set to -inf what top-k, top-p and min-p drop; each acts on what the one before left, renormalised."""
-    device = logp_QV.device
-    if any(s.top_k or s.top_p < 1 for s in samplings):
-        sorted_QV, order_QV = logp_QV.sort(descending=True, stable=True)
-        k_Q = torch.tensor([s.top_k or logp_QV.shape[-1] for s in samplings], device=device)
-        rank_V = torch.arange(logp_QV.shape[-1], device=device)
-        sorted_QV = sorted_QV.masked_fill(rank_V >= k_Q[:, None], -math.inf)
-        p_QV = sorted_QV.double().softmax(-1)
-        top_p_Q = torch.tensor([s.top_p for s in samplings], dtype=torch.float64, device=device)
-        before_QV = p_QV.cumsum(-1) - p_QV
-        beyond = (before_QV >= top_p_Q[:, None]) & (top_p_Q < 1)[:, None]
-        logp_QV = torch.empty_like(logp_QV).scatter_(-1, order_QV, sorted_QV.masked_fill(beyond, -math.inf))
+    filtered = [row for row, s in enumerate(samplings) if s.top_k or s.top_p < 1]
+    if filtered:
+        kept_FV = _largest(logp_QV[filtered], _how_many(logp_QV[filtered], [samplings[row] for row in filtered]))
+        logp_QV = logp_QV.index_put((torch.tensor(filtered, device=logp_QV.device),), kept_FV)
     if any(s.min_p for s in samplings):
-        min_p_Q = torch.tensor([s.min_p for s in samplings], device=device)
+        min_p_Q = torch.tensor([s.min_p for s in samplings], device=logp_QV.device)
         best_Q1 = logp_QV.max(-1, keepdim=True).values
         logp_QV = logp_QV.masked_fill(logp_QV < best_Q1 + min_p_Q.log()[:, None], -math.inf)
     return logp_QV
+
+
+def _how_many(logp_QV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """How many of its likeliest tokens each row keeps by top-k, then top-p.
+
+    Only as long a head of the order is sorted as the rows turn out to need, since sorting a whole vocabulary takes
+    longer than a small model's forward.
+    """
+    vocabulary = logp_QV.shape[-1]
+    k_Q = torch.tensor([min(s.top_k or vocabulary, vocabulary) for s in samplings], device=logp_QV.device)
+    p_Q = torch.tensor([s.top_p for s in samplings], dtype=torch.float64, device=logp_QV.device)
+    head = min(vocabulary, max(HEAD, *(s.top_k for s in samplings)))
+    while True:
+        sorted_QH = logp_QV.topk(head).values.double()
+        in_k_QH = torch.arange(head, device=logp_QV.device) < k_Q[:, None]
+        total_Q = torch.where(k_Q > head, logp_QV.double().logsumexp(-1), _logsum(sorted_QH, in_k_QH))
+        p_QH = (sorted_QH - total_Q[:, None]).exp() * in_k_QH
+        before_QH = p_QH.cumsum(-1) - p_QH
+        within_QH = in_k_QH & ((before_QH < p_Q[:, None]) | (p_Q == 1)[:, None])
+        count_Q = within_QH.sum(-1)
+        if head == vocabulary or not ((count_Q == head) & (k_Q > head)).any():
+            return count_Q
+        head = min(8 * head, vocabulary)
+
+
+def _logsum(logp_QH: Tensor, chosen_QH: Tensor) -> Tensor:
+    return logp_QH.masked_fill(~chosen_QH, -math.inf).logsumexp(-1)
+
+
+def _largest(logp_QV: Tensor, count_Q: Tensor) -> Tensor:
+    """Keep the `count` largest of each row, of equal ones those of the smallest ids; the rest is -inf."""
+    head_QH = logp_QV.topk(int(count_Q.max())).values
+    least_Q1 = head_QH.gather(-1, count_Q[:, None] - 1)
+    above_QV, tied_QV = logp_QV > least_Q1, logp_QV == least_Q1
+    room_Q1 = count_Q[:, None] - above_QV.sum(-1, keepdim=True)
+    return logp_QV.masked_fill(~(above_QV | (tied_QV & (tied_QV.cumsum(-1) <= room_Q1))), -math.inf)
 
 
 def _whole(number: object) -> bool:

@@ -14,9 +14,10 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator, MultipleLocator, PercentFormatter
 
 from counterpoint.evaluate.bootstrap import Interval
+from counterpoint.evaluate.doses import Curve
 from counterpoint.evaluate.pareto import front
 
 Box = tuple[float, float, float, float]
@@ -24,6 +25,8 @@ Box = tuple[float, float, float, float]
 
 INK, MUTED, LINE, CARD = "#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04"
 SERIES = tuple(f"#0a0b{i:02x}" for i in range(8))
+ON_WHITE = ("#0072b2", "#c75400", "#007f5c", "#b0508a", "#8a6100", "#2a7fb8", "#6b4fb3", "#555d66")
+"""The series on a white page, as `report.html` has them."""
 MARKERS = (("o", 46), ("s", 40), ("D", 36), ("^", 52), ("v", 52), ("P", 58), ("X", 58), ("*", 96))
 """Shapes with areas that look alike."""
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", CARD: "--card"} | {
@@ -44,6 +47,10 @@ STYLE = {
     "ytick.labelcolor": INK,
     "axes.unicode_minus": True,
 }
+PANELS = 3
+"""Panels side by side in a dose figure."""
+SAME = 0.02
+"""Lines closer than this, in standard deviations, cannot be told apart in a dose figure."""
 CHARACTER = 0.62
 """Width of a character of the widest usual font, in font sizes."""
 
@@ -78,11 +85,12 @@ def ranking_figure(names: Sequence[str], intervals: Sequence[Interval], centre: 
         return _svg(figure, alt)
 
 
-def standalone(svg: str) -> str:
+def standalone(svg: str, width: int = 540) -> str:
     """A figure as a file of its own, on a white card: the page's colours are written into it."""
-    colours = "background: #fff; --ink: #1a1f2b; --muted: #5b6577; --line: #d5dae3; --card: #fff; --c0: #0072b2"
+    paper = "background: #fff; --ink: #1a1f2b; --muted: #5b6577; --line: #d5dae3; --card: #fff"
+    series = "; ".join(f"--c{i}: {colour}" for i, colour in enumerate(ON_WHITE))
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    root = f'<svg {names} width="540" style="{colours}" '
+    root = f'<svg {names} width="{width}" style="{paper}; {series}" '
     return svg.replace("<svg ", root, 1)
 
 
@@ -132,6 +140,80 @@ def sweep_figure(
         _plain(axes, grid="y")
         axes.tick_params(axis="y", labelcolor=MUTED)
         return _svg(figure, alt)
+
+
+def dose_figure(curves: Sequence[Curve], unit: str, alt: str) -> str:
+    """A panel per dimension and a line per method: mean score by strength, with its 95 % interval.
+
+    Methods whose means nowhere differ by more than `SAME` share a line, which names them all.
+    """
+    lines = _lines(curves)
+    panels = list(dict.fromkeys(curve.dimension for curve in curves))
+    width, height = 52 + 194.0 * PANELS, 54 + 154.0 * -(-len(panels) // PANELS)
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(width, height)
+        for index, dimension in enumerate(panels):
+            left, bottom = 54 + 194 * (index % PANELS), height - 30 - 154 * (index // PANELS) - 136
+            axes = figure.add_axes((left / width, bottom / height, 180 / width, 116 / height))
+            for place, (name, own) in enumerate(lines.items()):
+                _dose_line(axes, next(curve for curve in own if curve.dimension == dimension), name, place)
+            _dose_axes(axes, dimension, curves)
+            axes.tick_params(axis="y", labelcolor=MUTED, labelleft=index % PANELS == 0)
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="upper left", ncols=len(lines), frameon=False, borderaxespad=0.2
+        )
+        figure.text(0.5, 8 / height, "strength →", ha="center")
+        figure.text(14 / width, 0.5, f"{unit} →", rotation=90, ha="center", va="center")
+        return _svg(figure, alt)
+
+
+def _lines(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """By line of a dose figure: the curves of the first of its methods."""
+    lines: dict[str, list[Curve]] = {}
+    for method in dict.fromkeys(curve.method for curve in curves):
+        own = [curve for curve in curves if curve.method == method]
+        same = next((name for name, other in lines.items() if _same(own, other)), None)
+        if same is None:
+            lines[method] = own
+        else:
+            lines = {f"{name} = {method}" if name == same else name: other for name, other in lines.items()}
+    return lines
+
+
+def _same(some: Sequence[Curve], others: Sequence[Curve]) -> bool:
+    return all(
+        one.strengths == other.strengths
+        and all(abs(a.value - b.value) <= SAME for a, b in zip(one.means, other.means, strict=True))
+        for one, other in zip(some, others, strict=True)
+    )
+
+
+def _dose_line(axes: Any, curve: Curve, name: str, place: int) -> None:
+    colour = SERIES[place % len(SERIES)]
+    axes.fill_between(
+        curve.strengths, [i.low for i in curve.means], [i.high for i in curve.means], color=colour, alpha=0.16,
+        linewidth=0,
+    )  # fmt: skip
+    marker = MARKERS[place % len(MARKERS)][0]
+    means = [i.value for i in curve.means]
+    axes.plot(curve.strengths, means, color=colour, marker=marker, markersize=3.5, linewidth=1.5, label=name)
+
+
+def _dose_axes(axes: Any, title: str, curves: Sequence[Curve]) -> None:
+    axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
+    axes.set_title(title, loc="left", fontsize=11, pad=4)
+    axes.set_ylim(*_dose_limits(curves))
+    axes.xaxis.set_major_locator(MultipleLocator(0.5))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    _plain(axes, grid="y")
+
+
+def _dose_limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    low = min(interval.low for curve in curves for interval in curve.means)
+    high = max(interval.high for curve in curves for interval in curve.means)
+    margin = 0.05 * (high - low) or 0.1
+    return low - margin, high + margin
 
 
 def _figure(width: float, height: float) -> Any:

@@ -1,6 +1,7 @@
 """PEFT LoRA adapters on disk: read what is exact, refuse the rest by name, write what PEFT reads back."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,15 @@ TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 # Fields that say where factors go or how they were trained: any value is right, since the tensors tell the rest.
+# Factors are [r, in] and [out, r] whichever way round the base holds its weight, so `fan_in_fan_out` changes nothing.
 INERT = {
-    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern",
-    "layers_to_transform", "lora_alpha", "lora_dropout", "alpha_pattern", "megatron_config", "megatron_core",
-    "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config",
-    "target_modules", "task_type", "use_rslora",
+    "auto_mapping", "base_model_name_or_path", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode",
+    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "alpha_pattern", "megatron_config",
+    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+    "runtime_config", "target_modules", "task_type", "use_rslora",
 }  # fmt: skip
-# Initialisations that leave the base as it was; PiSSA, OLoRA, CorDA and LoftQ write a changed base.
-EXACT_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal")
+# Initialisations that leave the base as it was; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA write a changed base.
+EXACT_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,11 @@ def read_adapter(folder: Path) -> LoraFactors:
     return LoraFactors(factors)
 
 
-def write_adapter(folder: Path, adapter: LoraFactors, base: str) -> None:
-    """Write an ordinary PEFT adapter: alpha equals the rank everywhere, so that PEFT's own scale is one."""
+def write_adapter(folder: Path, adapter: LoraFactors, base: str, fan_in_fan_out: bool = False) -> None:
+    """Write an ordinary PEFT adapter: alpha equals the rank everywhere, so that PEFT's own scale is one.
+
+    `fan_in_fan_out` is for a base of `Conv1D` layers (GPT-2): PEFT reads either, and warns of the wrong one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ranks = {module: a.shape[0] for module, (a, _) in adapter.factors.items()}
     r = max(ranks.values())
@@ -92,7 +97,7 @@ def write_adapter(folder: Path, adapter: LoraFactors, base: str) -> None:
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": r, "lora_alpha": r,
         "rank_pattern": pattern, "alpha_pattern": pattern, "target_modules": sorted(ranks), "bias": "none",
-        "lora_dropout": 0.0, "inference_mode": True, "init_lora_weights": True,
+        "fan_in_fan_out": fan_in_fan_out, "lora_dropout": 0.0, "inference_mode": True, "init_lora_weights": True,
     }  # fmt: skip
     write_json(folder / CONFIG, config)
 
@@ -125,10 +130,30 @@ def _scale(path: Path, config: dict[str, Any], module: str, rank: int) -> float:
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
+def weight_OI(layer: torch.nn.Module) -> Tensor:
+    """A layer's weight, or a view of it, as `[out, in]`: GPT-2's `Conv1D` holds it as `[in, out]`."""
+    from transformers.pytorch_utils import Conv1D  # heavy, and of no use for reading adapters
+
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.T if isinstance(layer, Conv1D) else weight
+
+
 def merge_into(model: torch.nn.Module, adapter: LoraFactors) -> None:
-    """Add the adapter's deltas to the weights of `model`, in place."""
+    """Add the adapter's deltas to the weights of `model`, in place.
+
+    Raises CounterpointError, with the model as it was, for a weight that another module shares: a delta for an output
+    layer that is tied to the embedding would change the embedding too.
+    """
+    layers = {module: model.get_submodule(module) for module in adapter.factors}
+    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    for module, layer in layers.items():
+        if owners[id(layer.weight)] > 1:
+            raise CounterpointError(
+                f"module {module!r} shares its weight with another, so the delta cannot be added to it alone; "
+                "untie the two first (tie_word_embeddings)"
+            )
     with torch.no_grad():
-        for module in adapter.factors:
-            weight = model.get_submodule(module).weight
-            assert isinstance(weight, Tensor)
+        for module, layer in layers.items():
+            weight = weight_OI(layer)
             weight += adapter.delta(module).to(weight)

@@ -1,8 +1,10 @@
 """`band.json`: what a band is made of. A band is a folder that needs nothing else to be loaded."""
 
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from counterpoint.artifacts import MANIFEST, hash_files, publish, read_json, write_json
 from counterpoint.models.adapter import CONFIG, TENSORS, read_adapter
-from counterpoint.profiles import check_name
+from counterpoint.profiles import check_name, parse_bounds, unknown_name
+from counterpoint.profiles.bounds import as_pairs
 from counterpoint.types import CounterpointError, Dimension, Expert
 
 BAND = "band.json"
+
+Record = tuple[str, str | None, str | None]
+"""How a band refers to a model: path relative to the band, hash and stamp; or a hub id alone."""
 
 
 class _Strict(BaseModel):
@@ -29,25 +35,39 @@ class DimensionEntry(_Strict):
 
 
 class ExpertEntry(_Strict):
-    """An expert: its adapter lies in `experts/<name>`; `scores` are its mean rewards on training prompts."""
+    """An expert: an adapter, which lies in `experts/<name>`, or where `model` is given a whole model.
+
+    `model` is a path relative to the band, with the hash and the stamp of its files, or a hub id (then without).
+    `scores` are mean rewards on training prompts.
+    """
 
     name: str
     dimension: str
     trained_on: str = ""
     scores: dict[str, float] = Field(default_factory=dict)
+    model: str | None = None
+    hash: str | None = None
+    stamp: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return "adapter" if self.model is None else "model"
 
 
 class BandFile(_Strict):
-    """`base` is a path relative to the band, or a hub id (then without `base_hash`).
+    """`base` is a path relative to the band, with the hash and the stamp of its files, or a hub id (then without).
 
-    `strengths` holds, per method, the strength that scored best on training prompts.
+    `strengths` holds, per method, the strength that scored best on training prompts; `bounds`, per dimension, the floor
+    and the cap that an operator set (null for no cap).
     """
 
     base: str
     base_hash: str | None = None
+    base_stamp: str | None = None
     dimensions: list[DimensionEntry]
     experts: list[ExpertEntry]
     strengths: dict[str, float] = Field(default_factory=dict)
+    bounds: dict[str, tuple[float, float | None]] = Field(default_factory=dict)
 
     def dimension(self, name: str) -> Dimension:
         entry = next(entry for entry in self.dimensions if entry.name == name)
@@ -60,25 +80,36 @@ class BandFile(_Strict):
 def read_band(folder: Path) -> BandFile:
     """Read and check `band.json`. Raises CounterpointError that names the file and each wrong field."""
     if not (folder / BAND).exists():
-        raise CounterpointError(f"{folder}: not a band, since it holds no {BAND}; `counterpoint build` makes one")
+        raise CounterpointError(
+            f"{folder}: not a band, since it holds no {BAND}; `counterpoint build` and `counterpoint add` make one"
+        )
     raw = read_json(folder / BAND)
     try:
         band = BandFile.model_validate(raw)
     except ValidationError as error:
         raise CounterpointError(f"{folder / BAND}: {_explain(error)}") from None
-    names = [entry.name for entry in band.dimensions]
-    experts = [entry.name for entry in band.experts]
-    for name in (*names, *experts):
-        check_name(name)
-        if names.count(name) > 1 or experts.count(name) > 1:
-            raise CounterpointError(f"{folder / BAND}: the name {name!r} is there twice")
-    for expert in band.experts:
-        if expert.dimension not in names:
-            raise CounterpointError(
-                f"{folder / BAND}: expert {expert.name!r} is for dimension {expert.dimension!r}, "
-                f"which is not among {names}"
-            )
+    if found := list(_faults(band)):
+        raise CounterpointError(f"{folder / BAND}: {'; '.join(found)}")
     return band
+
+
+def _faults(band: BandFile) -> Iterator[str]:
+    dimensions = [entry.name for entry in band.dimensions]
+    for names in (dimensions, [entry.name for entry in band.experts]):
+        for name in dict.fromkeys(names):
+            if names.count(name) > 1:
+                yield f"the name {name!r} is there twice"
+            try:
+                check_name(name)
+            except CounterpointError as error:
+                yield str(error)
+    for expert in band.experts:
+        if expert.dimension not in dimensions:
+            yield f"expert {expert.name!r} is for dimension {expert.dimension!r}, which is not among {dimensions}"
+    try:
+        parse_bounds(band.bounds, dimensions)
+    except CounterpointError as error:
+        yield str(error)
 
 
 def write_band(folder: Path, band: BandFile) -> None:
@@ -86,27 +117,65 @@ def write_band(folder: Path, band: BandFile) -> None:
     write_json(folder / BAND, band.model_dump())
 
 
-def base_path(folder: Path, band: BandFile) -> str:
-    """Where the base is loaded from, after checking that it is the one that the experts were made for."""
-    local = folder / band.base
+def base_path(folder: Path, band: BandFile, trust_stamp: bool = True) -> str:
+    """Where the base is loaded from, after checking that it is the one that the experts were made for.
+
+    A stamp that is as recorded stands for the hash, unless it is not to be trusted.
+    """
+    made_for = "these are not the weights that the band's experts were made for"
+    return _model_path(folder, "the base", (band.base, band.base_hash, band.base_stamp), made_for, trust_stamp)
+
+
+def expert_path(folder: Path, entry: ExpertEntry, trust_stamp: bool = True) -> str:
+    """Where an expert is loaded from; a whole model is checked, as a base is, to be the one that was added."""
+    if entry.model is None:
+        return str(folder / "experts" / entry.name)
+    added = f"these are not the weights that were added as expert {entry.name!r}"
+    return _model_path(
+        folder, f"expert {entry.name!r}: the model", (entry.model, entry.hash, entry.stamp), added, trust_stamp
+    )
+
+
+def _model_path(folder: Path, role: str, record: Record, otherwise: str, trust_stamp: bool) -> str:
+    model, recorded, stamp = record
+    local = folder / model
     if not local.is_dir():
-        if band.base_hash is not None:
-            raise CounterpointError(f"{folder / BAND}: the base {band.base!r} is not a folder at {local.resolve()}")
-        return band.base
-    found = base_hash(local)
-    if band.base_hash is not None and found != band.base_hash:
-        raise CounterpointError(
-            f"{local.resolve()}: these are not the weights that the band's experts were made for "
-            f"(hash {found[:12]}, expected {band.base_hash[:12]})"
-        )
+        if recorded is not None:
+            raise CounterpointError(f"{folder / BAND}: {role} {model!r} is not a folder at {local.resolve()}")
+        return model
+    unproved = recorded is not None and not (trust_stamp and stamp_model(local) == stamp)
+    if unproved and recorded != (found := hash_model(local)):
+        raise CounterpointError(f"{local.resolve()}: {otherwise} (hash {found[:12]}, expected {str(recorded)[:12]})")
     return str(local)
 
 
-def base_hash(folder: Path) -> str:
+def hash_model(folder: Path) -> str:
     """SHA-256 over the weights and the config of a model folder."""
+    return hash_files(*_model_files(folder))
+
+
+def stamp_model(folder: Path) -> str:
+    """A digest of the names, sizes and times of what `hash_model` reads: while it stays, so does the hash.
+
+    It spares a large model's hash, a second for each gigabyte, at every load. A copy without its times is hashed again.
+    """
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _model_files(folder)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _model_files(folder: Path) -> list[Path]:
     if not (folder / "config.json").exists():
         raise CounterpointError(f"{folder}: not a model folder, since it holds no config.json")
-    return hash_files(folder / "config.json", *sorted(folder.glob("*.safetensors")))
+    return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+
+
+def record_model(folder: Path, model: str) -> Record:
+    """What `band.json` keeps of a model folder or hub id."""
+    local = Path(model)
+    if not local.is_dir():
+        return model, None, None
+    stamp = stamp_model(local)  # before the hash: what changes meanwhile must not pass for what was hashed
+    return os.path.relpath(local.resolve(), folder.resolve()), hash_model(local), stamp
 
 
 def _explain(error: ValidationError) -> str:
@@ -118,10 +187,11 @@ def _explain(error: ValidationError) -> str:
 
 def new_band(folder: Path, base: str, dimensions: Sequence[Dimension]) -> BandFile:
     """Start a band: `base` is a model folder, kept as a path relative to the band, or a hub id."""
-    local = Path(base).is_dir()
+    path, recorded, stamp = record_model(folder, base)
     band = BandFile(
-        base=os.path.relpath(Path(base).resolve(), folder.resolve()) if local else base,
-        base_hash=base_hash(Path(base)) if local else None,
+        base=path,
+        base_hash=recorded,
+        base_stamp=stamp,
         dimensions=[DimensionEntry(**vars(dimension)) for dimension in dimensions],
         experts=[],
     )
@@ -132,17 +202,72 @@ def new_band(folder: Path, base: str, dimensions: Sequence[Dimension]) -> BandFi
 def add_expert(folder: Path, adapter: Path, expert: Expert) -> BandFile:
     """Copy an adapter into the band; an expert of the same name is replaced."""
     read_adapter(adapter)
-    check_name(expert.name)
-    check_name(expert.dimension)
-    band = read_band(folder)
-    if expert.dimension not in [entry.name for entry in band.dimensions]:
-        band.dimensions.append(DimensionEntry(name=expert.dimension))
+    band = _without(folder, expert)
     with publish(folder / "experts" / expert.name) as staging:
         for name in (CONFIG, TENSORS):
             shutil.copyfile(adapter / name, staging / name)
         if (adapter / MANIFEST).exists():
             shutil.copyfile(adapter / MANIFEST, staging / MANIFEST)
-    band.experts = [entry for entry in band.experts if entry.name != expert.name]
-    band.experts.append(ExpertEntry(**vars(expert)))
+    return _with(folder, band, ExpertEntry(**vars(expert)))
+
+
+def add_model(folder: Path, model: str, expert: Expert) -> BandFile:
+    """Let a whole model, which stays where it is, be an expert; one of the same name is replaced."""
+    path, recorded, stamp = record_model(folder, model)
+    band = _without(folder, expert)
+    shutil.rmtree(folder / "experts" / expert.name, ignore_errors=True)
+    return _with(folder, band, ExpertEntry(**vars(expert), model=path, hash=recorded, stamp=stamp))
+
+
+def remove_expert(folder: Path, name: str, keep_dimension: bool = False) -> BandFile:
+    """Take an expert out, and its dimension where neither an expert nor a reward is left for it."""
+    band = read_band(folder)
+    entry = next((entry for entry in band.experts if entry.name == name), None)
+    if entry is None:
+        raise CounterpointError(f"{folder / BAND}: {unknown_name('expert', name, (e.name for e in band.experts))}")
+    band.experts.remove(entry)
+    served = {other.dimension for other in band.experts} | {path.name for path in (folder / "rewards").glob("*/")}
+    served |= set(band.bounds)  # an operator's bound outlives the expert: a floor then refuses, rather than lapse
+    if not keep_dimension and entry.dimension not in served:
+        band.dimensions = [other for other in band.dimensions if other.name != entry.dimension]
+    write_band(folder, band)
+    shutil.rmtree(folder / "experts" / name, ignore_errors=True)
+    return band
+
+
+def _without(folder: Path, expert: Expert) -> BandFile:
+    """The band without an expert of that name, also on disk: whoever is killed meanwhile leaves a band that loads."""
+    check_name(expert.name)
+    check_name(expert.dimension)
+    band = read_band(folder)
+    if expert.name in [entry.name for entry in band.experts]:
+        band.experts = [entry for entry in band.experts if entry.name != expert.name]
+        write_band(folder, band)
+    return band
+
+
+def _with(folder: Path, band: BandFile, entry: ExpertEntry) -> BandFile:
+    if entry.dimension not in [dimension.name for dimension in band.dimensions]:
+        band.dimensions.append(DimensionEntry(name=entry.dimension))
+    band.experts.append(entry)
+    write_band(folder, band)
+    return band
+
+
+def set_bounds(folder: Path, text_or_mapping: str | Mapping[str, Sequence[float | None]]) -> BandFile:
+    """Put an operator's bounds in place of those that a band has; see `counterpoint.profiles.parse_bounds`.
+
+    Raises CounterpointError for bounds that cannot be read, and for a floor of a dimension that no expert serves.
+    """
+    band = read_band(folder)
+    bounds = parse_bounds(text_or_mapping, [entry.name for entry in band.dimensions])
+    served = sorted({entry.dimension for entry in band.experts})
+    for name, (low, _) in bounds.items():
+        if low and name not in served:
+            raise CounterpointError(
+                f"the floor {low:g} of {name!r} cannot hold, since no expert serves it; there are experts for: "
+                f"{', '.join(served) or 'none'}"
+            )
+    band.bounds = as_pairs(bounds)
     write_band(folder, band)
     return band

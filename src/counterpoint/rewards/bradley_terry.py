@@ -1,7 +1,7 @@
 """Scores from a reward model that `counterpoint.train.reward_model` has trained.
 
 A folder holds an ordinary sequence classifier with one label (or a PEFT adapter of one), its tokenizer, and
-`reward.json` with the dimension and the base.
+`reward.json` with the dimension and the base. With K labels it is a model of `counterpoint.rewards.k_head`.
 """
 
 import copy
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification
 
 from counterpoint.artifacts import read_json
-from counterpoint.data.examples import example
+from counterpoint.data.examples import example, pairs
 from counterpoint.models.load import load_model, load_tokenizer, quiet
 from counterpoint.types import Comparison, CounterpointError, Prompt, RewardFn
 
@@ -35,18 +35,29 @@ def reward_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def classifier(model: Any, pad_token_id: int) -> Any:
-    """A one-number head, random from the global generator, on the body of a causal language model."""
+def classifier(model: Any, pad_token_id: int, heads: int = 1) -> Any:
+    """Linear heads of one number each, random from the global generator, on the body of a causal language model."""
     config = copy.deepcopy(model.config)
-    config.num_labels = 1
+    config.num_labels = heads
     config.pad_token_id = pad_token_id
     with torch.device("meta"):
         judge = AutoModelForSequenceClassification.from_config(config)
     body = getattr(model, model.base_model_prefix)
     setattr(judge, judge.base_model_prefix, body)
-    judge.score = torch.nn.Linear(config.hidden_size, 1, bias=False, device=model.device, dtype=model.dtype)
+    judge.score = torch.nn.Linear(config.hidden_size, heads, bias=False, device=model.device, dtype=model.dtype)
     torch.nn.init.normal_(judge.score.weight, std=config.initializer_range)
     return judge
+
+
+def load_classifier(folder: Path, base: str, heads: int, device: str) -> tuple[Any, Any]:
+    """The model that a trainer left in `folder`, in evaluation mode, and its tokenizer."""
+    tokenizer = load_tokenizer(str(folder))
+    with quiet(), torch.random.fork_rng(devices=[]):
+        if (folder / "adapter_config.json").exists():
+            model = PeftModel.from_pretrained(classifier(load_model(base), tokenizer.pad_token_id, heads), folder)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(folder)
+    return model.to(device).eval(), tokenizer
 
 
 class BradleyTerryReward:
@@ -62,14 +73,10 @@ class BradleyTerryReward:
     def load(cls, folder: Path, batch: int = 64, device: str = "cpu") -> "BradleyTerryReward":
         """Load what `train_reward_model` wrote; `batch` is how many responses are scored at once."""
         record = read_json(folder / FILE)
-        tokenizer = load_tokenizer(str(folder))
-        with quiet(), torch.random.fork_rng(devices=[]):
-            if (folder / "adapter_config.json").exists():
-                judge = classifier(load_model(record["base"]), tokenizer.pad_token_id)
-                model = PeftModel.from_pretrained(judge, folder)
-            else:
-                model = AutoModelForSequenceClassification.from_pretrained(folder)
-        return cls(model.to(device).eval(), tokenizer, record["dimension"], batch)
+        if "dimension" not in record:
+            raise CounterpointError(f"{folder / FILE}: no field 'dimension'; a model of several is a KHeadReward")
+        model, tokenizer = load_classifier(folder, record["base"], 1, device)
+        return cls(model, tokenizer, record["dimension"], batch)
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -77,31 +84,53 @@ class BradleyTerryReward:
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
         """Scores `[N, 1]` in the model's own unit, which has no zero."""
-        examples = [example(p, r, self.tokenizer) for p, r in zip(prompts, responses, strict=True)]
-        return self.score_ids([[*e.prompt_ids, *e.response_ids] for e in examples])[:, None]
-
-    def score_ids(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """Scores `[N]` of token ids, computed in batches of like length."""
-        scores_N = np.zeros(len(sequences))
-        by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        for start in range(0, len(by_length), self.batch):
-            rows = by_length[start : start + self.batch]
-            scores_N[rows] = self._score_batch([sequences[i] for i in rows])
-        return scores_N
-
-    @torch.inference_mode()
-    def _score_batch(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        pad, device = self.tokenizer.pad_token_id, self.model.device
-        ids_BT = pad_sequence([torch.tensor(s) for s in sequences], batch_first=True, padding_value=pad)
-        lengths_B = torch.tensor([len(s) for s in sequences])
-        mask_BT = (torch.arange(ids_BT.shape[1]) < lengths_B[:, None]).long()
-        output = self.model(input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device), use_cache=False)
-        scores: np.ndarray = output.logits[:, 0].double().cpu().numpy()
-        return scores
+        return score(self.model, self.tokenizer, prompts, responses, self.batch)
 
 
-def accuracy(reward: RewardFn, comparisons: Sequence[Comparison]) -> np.ndarray:
-    """For each comparison, 1.0 where the reward prefers the chosen response on its dimension, else 0.0 (so for a tie).
+def score(model: Any, tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[str], batch: int) -> np.ndarray:
+    """`scores_NK` of a classifier with K labels. Raises CounterpointError where the model has too few positions."""
+    examples = [example(p, r, tokenizer) for p, r in zip(prompts, responses, strict=True)]
+    positions = model.config.max_position_embeddings
+    for index, e in enumerate(examples):
+        if e.length > positions:
+            raise CounterpointError(
+                f"response {index} ({responses[index][:40]!r}) has {e.length} tokens with its prompt, but the reward "
+                f"model has {positions} positions; leave it out (`short_enough` does so for comparisons)"
+            )
+    return score_ids(model, [[*e.prompt_ids, *e.response_ids] for e in examples], tokenizer.pad_token_id, batch)
+
+
+def score_ids(model: Any, sequences: Sequence[Sequence[int]], pad: int, batch: int) -> np.ndarray:
+    """`scores_NK` of token ids, computed in batches of like length."""
+    scores_NK = np.zeros((len(sequences), model.config.num_labels))
+    by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    for start in range(0, len(by_length), batch):
+        rows = by_length[start : start + batch]
+        scores_NK[rows] = _score_batch(model, [sequences[i] for i in rows], pad)
+    return scores_NK
+
+
+@torch.inference_mode()
+def _score_batch(model: Any, sequences: Sequence[Sequence[int]], pad: int) -> np.ndarray:
+    ids_BT = pad_sequence([torch.tensor(s) for s in sequences], batch_first=True, padding_value=pad)
+    lengths_B = torch.tensor([len(s) for s in sequences])
+    mask_BT = (torch.arange(ids_BT.shape[1]) < lengths_B[:, None]).long()
+    output = model(input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device), use_cache=False)
+    scores: np.ndarray = output.logits.double().cpu().numpy()
+    return scores
+
+
+def short_enough(
+    comparisons: Sequence[Comparison], tokenizer: Any, longest: int
+) -> tuple[list[Comparison], list[Comparison]]:
+    """The comparisons of which both responses have at most `longest` tokens with their prompt, and the others."""
+    lengths = [pair.length for pair in pairs(comparisons, tokenizer)]
+    kept = [c for c, length in zip(comparisons, lengths, strict=True) if length <= longest]
+    return kept, [c for c, length in zip(comparisons, lengths, strict=True) if length > longest]
+
+
+def margins(reward: RewardFn, comparisons: Sequence[Comparison]) -> np.ndarray:
+    """`r_d(x, y+) - r_d(x, y-)` of each comparison on its own dimension d: `margin_P`.
 
     Raises CounterpointError for a comparison on a dimension that the reward does not score.
     """
@@ -115,5 +144,10 @@ def accuracy(reward: RewardFn, comparisons: Sequence[Comparison]) -> np.ndarray:
     chosen_PD = reward(prompts, [c.chosen for c in comparisons])
     rejected_PD = reward(prompts, [c.rejected for c in comparisons])
     columns_P = np.array([reward.dimensions.index(c.dimension) for c in comparisons], dtype=int)
-    prefers: np.ndarray = (chosen_PD > rejected_PD)[np.arange(len(columns_P)), columns_P].astype(np.float64)
-    return prefers
+    own: np.ndarray = (chosen_PD - rejected_PD)[np.arange(len(columns_P)), columns_P]
+    return own
+
+
+def accuracy(reward: RewardFn, comparisons: Sequence[Comparison]) -> np.ndarray:
+    """For each comparison, 1.0 where the reward prefers its chosen response, else 0.0 (so for a tie)."""
+    return (margins(reward, comparisons) > 0).astype(np.float64)

@@ -1,9 +1,10 @@
 """Make dimensions comparable, and turn them into one number per person."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from counterpoint.profiles import unknown_name
 from counterpoint.types import CounterpointError, Profile
@@ -18,11 +19,15 @@ class ZScore:
     std: tuple[float, ...]
 
     def __call__(self, scores_ND: np.ndarray) -> np.ndarray:
-        if np.shape(scores_ND)[-1:] != (len(self.dimensions),):
-            raise CounterpointError(
-                f"expected scores for {', '.join(self.dimensions)} in the last axis, found shape {np.shape(scores_ND)}"
-            )
+        _check_last_axis(scores_ND, self.dimensions)
         return np.asarray((np.asarray(scores_ND, dtype=float) - self.mean) / np.array(self.std))
+
+
+def _check_last_axis(scores_ND: np.ndarray, dimensions: Sequence[str]) -> None:
+    if np.shape(scores_ND)[-1:] != (len(dimensions),):
+        raise CounterpointError(
+            f"expected scores for {', '.join(dimensions)} in the last axis, found shape {np.shape(scores_ND)}"
+        )
 
 
 def fit_zscore(scores_ND: np.ndarray, dimensions: Sequence[str]) -> ZScore:
@@ -44,6 +49,51 @@ def fit_zscore(scores_ND: np.ndarray, dimensions: Sequence[str]) -> ZScore:
                 "scale; use more varied responses, or a reward that tells them apart"
             )
     return ZScore(tuple(dimensions), tuple(scores_ND.mean(axis=0).tolist()), tuple(scores_ND.std(axis=0).tolist()))
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A scale per dimension, `s r`: a unit of it is a logit of preference; made by `fit_temperature`."""
+
+    dimensions: tuple[str, ...]
+    scale: tuple[float, ...]
+
+    def __call__(self, scores_ND: np.ndarray) -> np.ndarray:
+        _check_last_axis(scores_ND, self.dimensions)
+        return np.asarray(scores_ND, dtype=float) * self.scale
+
+
+def fit_temperature(margins: Mapping[str, np.ndarray]) -> Temperature:
+    """Per dimension the `scale_of` its margins on pairs that its reward was not trained on.
+
+    After it, `sigmoid(s_d (r_d(y) - r_d(y')))` is about how often y is preferred to y', on every dimension.
+    """
+    return Temperature(tuple(margins), tuple(scale_of(margin_P, name) for name, margin_P in margins.items()))
+
+
+def scale_of(margin_P: np.ndarray, dimension: str = "") -> float:
+    """The scale that makes margins `r(x, y+) - r(x, y-)` of held-out pairs most likely.
+
+        s = argmin over s >= 0 of mean_P of - t log sigmoid(s m) - (1 - t) log sigmoid(- s m),   t = (P + 1) / (P + 2)
+
+    One over the temperature of Guo et al. (2017, arXiv 1706.04599, section 4.2), on the Bradley-Terry likelihood. The
+    target t is Platt's (1999): with t = 1 margins that are all positive would have no finite scale; P = 400 pairs move
+    it hardly otherwise. A reward that prefers the rejected responses gets 0: it says nothing, and every pair is 1/2.
+    Raises CounterpointError where no margin differs from 0, or one is not finite.
+    """
+    margin_P = np.asarray(margin_P, dtype=float)
+    if not np.isfinite(margin_P).all() or not np.any(margin_P):
+        raise CounterpointError(
+            f"dimension {dimension!r}: a scale needs finite margins that are not all 0, found {len(margin_P)} "
+            f"of which {int(np.isfinite(margin_P).sum())} are finite"
+        )
+    unit = float(np.abs(margin_P).max())
+    u_P, t = margin_P / unit, (len(margin_P) + 1) / (len(margin_P) + 2)
+
+    def loss(s: float) -> float:
+        return float((np.logaddexp(0, -s * u_P) + (1 - t) * s * u_P).mean())
+
+    return max(0.0, float(minimize_scalar(loss).x)) / unit
 
 
 def bt_reward(r_ND: np.ndarray, r_ref_ND: np.ndarray) -> np.ndarray:

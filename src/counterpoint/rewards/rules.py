@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
+from counterpoint.data.comparisons import read_comparisons
 from counterpoint.profiles import unknown_name
 from counterpoint.types import CounterpointError, Prompt, RewardFn
 
@@ -77,9 +78,11 @@ def _checked_scores(part: RewardFn, prompts: Sequence[Prompt], responses: Sequen
 def parse_rule(text: str) -> tuple[str, RewardFn]:
     """Read `dimension=rule` or `dimension=-rule` (the more of it, the worse) and return the name and its reward.
 
-    `length`: words. `ari`: the grade level of `readability`. `words:a,b`: how many of 100 words are in the list.
-    `regex:PATTERN`: how many matches. `python:module:function` or `python:path.py:function`: any function of (prompt,
-    response) that returns a number. Raises CounterpointError that names what is unknown, missing or broken.
+    `length`: words. `ari`, `coleman-liau`: the grade level of `readability` or `coleman_liau`. `sentiment`: by VADER,
+    from -1 to 1. `words:a,b`: how many of 100 words are in the list. `regex:PATTERN`: how many matches.
+    `bag-of-words:PATH`: learned from a file of comparisons, or read from the folder of a saved `BagOfWordsReward`.
+    `python:module:function` or `python:path.py:function`: any function of (prompt, response) that returns a number.
+    Raises CounterpointError that names what is unknown, missing or broken.
     """
     name, equals, spec = (part.strip() for part in text.partition("="))
     if not equals or not name or not spec:
@@ -91,7 +94,7 @@ def parse_rule(text: str) -> tuple[str, RewardFn]:
     make, example = _RULES[kind]
     if bool(colon) != (":" in example) or bool(argument.strip()) != (":" in example):
         raise CounterpointError(f"{where}: expected {example!r}, found {spec!r}")
-    score = make(argument, where)
+    score = make(argument, name, where)
     return name, Rule(name, spec, _negative(score) if spec.startswith("-") else score)
 
 
@@ -108,9 +111,28 @@ def readability(text: str) -> float:
     Smith and Senter (1967). Characters are letters and digits; a sentence ends with `.`, `!` or `?`, or with the text.
     No words give -21.43, so that an empty response counts as the simplest.
     """
-    characters = sum(c.isalnum() for c in text)
+    characters, count, sentences = _sizes(text)
+    return 4.71 * characters / max(count, 1) + 0.5 * count / max(sentences, 1) - 21.43
+
+
+def coleman_liau(text: str) -> float:
+    """Coleman-Liau index: another estimate of the same grade, on which sentences weigh less.
+
+        5.88 characters / words - 29.6 sentences / words - 15.8
+
+    Coleman and Liau (1975), whose L and S are per 100 words; counted as in `readability`. No words give -15.8.
+    """
+    characters, count, sentences = _sizes(text)
+    return (5.88 * characters - 29.6 * sentences) / max(count, 1) - 15.8
+
+
+def _sizes(text: str) -> tuple[int, int, int]:
+    """Characters, words and sentences.
+
+    Our own, since textstat counts marks as characters, leaves out sentences of two words and rounds 5.88 to 5.8.
+    """
     sentences = sum(any(c.isalnum() for c in part) for part in re.split(r"[.!?]+", text))
-    return 4.71 * characters / max(words(text), 1) + 0.5 * words(text) / max(sentences, 1) - 21.43
+    return sum(c.isalnum() for c in text), words(text), sentences
 
 
 def word_rate(listed: Sequence[str]) -> Callable[[str], float]:
@@ -123,7 +145,7 @@ def word_rate(listed: Sequence[str]) -> Callable[[str], float]:
     return lambda text: 100 * len(pattern.findall(text)) / max(words(text), 1)
 
 
-def _make_words(argument: str, where: str) -> Score:
+def _make_words(argument: str, dimension: str, where: str) -> Score:
     listed = [word.strip() for word in argument.split(",")]
     if not all(listed):
         raise CounterpointError(f"{where}: a listed word is empty; expected words joined by single commas")
@@ -131,7 +153,7 @@ def _make_words(argument: str, where: str) -> Score:
     return lambda prompt, response: rate(response)
 
 
-def _make_regex(argument: str, where: str) -> Score:
+def _make_regex(argument: str, dimension: str, where: str) -> Score:
     try:
         pattern = re.compile(argument)
     except re.error as error:
@@ -139,7 +161,37 @@ def _make_regex(argument: str, where: str) -> Score:
     return lambda prompt, response: sum(bool(match.group()) for match in pattern.finditer(response))
 
 
-def _make_python(argument: str, where: str) -> Score:
+def _make_sentiment(argument: str, dimension: str, where: str) -> Score:
+    """VADER's compound score (Hutto and Gilbert, ICWSM 2014), from a word list: -1 is bad and 1 good.
+
+    Made for a sentence or two: over a long text it goes to -1 or 1, since it sums over words before it is squashed.
+    """
+    try:
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    except ModuleNotFoundError as error:
+        raise _missing(error, where) from None
+    analyser = SentimentIntensityAnalyzer()
+    return lambda prompt, response: float(analyser.polarity_scores(response)["compound"])
+
+
+def _make_bag_of_words(argument: str, dimension: str, where: str) -> Score:
+    try:
+        from counterpoint.rewards.bag_of_words import BagOfWordsReward, learn_bag_of_words
+    except ModuleNotFoundError as error:
+        raise _missing(error, where) from None
+    path = Path(argument.strip())
+    if path.is_dir():
+        reward = BagOfWordsReward.load(path)
+    else:
+        reward = learn_bag_of_words(read_comparisons(path, dimension).comparisons, dimension)
+    return lambda prompt, response: float(reward([prompt], [response])[0, 0])
+
+
+def _missing(error: ModuleNotFoundError, where: str) -> CounterpointError:
+    return CounterpointError(f"{where}: the package of {error.name!r} is missing; pip install 'counterpoint[rewards]'")
+
+
+def _make_python(argument: str, dimension: str, where: str) -> Score:
     source, _, function = argument.rpartition(":")
     if not source or not function:
         raise CounterpointError(f"{where}: expected 'python:module:function' or 'python:path.py:function'")
@@ -171,10 +223,17 @@ def _negative(score: Score) -> Score:
     return lambda prompt, response: -score(prompt, response)
 
 
-_RULES: dict[str, tuple[Callable[[str, str], Score], str]] = {
-    "length": (lambda argument, where: lambda prompt, response: words(response), "length"),
-    "ari": (lambda argument, where: lambda prompt, response: readability(response), "ari"),
+def _of_text(measure: Callable[[str], float]) -> Callable[[str, str, str], Score]:
+    return lambda argument, dimension, where: lambda prompt, response: measure(response)
+
+
+_RULES: dict[str, tuple[Callable[[str, str, str], Score], str]] = {
+    "length": (_of_text(words), "length"),
+    "ari": (_of_text(readability), "ari"),
+    "coleman-liau": (_of_text(coleman_liau), "coleman-liau"),
+    "sentiment": (_make_sentiment, "sentiment"),
     "words": (_make_words, "words:happy,glad"),
     "regex": (_make_regex, "regex:PATTERN"),
+    "bag-of-words": (_make_bag_of_words, "bag-of-words:pairs.jsonl"),
     "python": (_make_python, "python:module:function"),
 }

@@ -8,7 +8,7 @@ model on two prompts, have no common zero or unit; calibrate before they are add
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from trl import RewardConfig, RewardTrainer
 
 from counterpoint.artifacts import make_once, write_json
 from counterpoint.data.examples import Pair, of_dimension, pairs
+from counterpoint.models.load import check_family
 from counterpoint.rewards.bradley_terry import FILE, classifier, reward_tokenizer
 from counterpoint.train.batches import batch_order
 from counterpoint.train.run import (
@@ -75,10 +76,12 @@ def train_reward_model(
     """Train a reward model on the comparisons of `config.dimension`, for `BradleyTerryReward.load(out)`.
 
     `model` may be the causal language model that is loaded already; its body is copied. Resuming, dropping and errors
-    are as in `train_dpo`.
+    are as in `train_dpo`; pairs longer than the model's positions are left out and counted too.
     """
     tokenizer = reward_tokenizer(config.model)
-    kept, dropped = keep_short(pairs(of_dimension(comparisons, config.dimension), tokenizer), config)
+    longest = min(config.max_length, check_family(config.model))
+    rows = pairs(of_dimension(comparisons, config.dimension), tokenizer)
+    kept, dropped = keep_short(rows, replace(config, max_length=longest))
 
     def make(scratch: Path) -> None:
         with seeded(config.seed):

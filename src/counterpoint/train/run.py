@@ -154,6 +154,7 @@ def lora(config: RunConfig, task: str) -> Any | None:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        fan_in_fan_out=AutoConfig.from_pretrained(config.model).model_type == "gpt2",
         task_type=task,
     )
 

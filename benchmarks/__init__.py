@@ -1,0 +1,1 @@
+"""Speed against the peers, in one run on one machine: `make bench`."""

@@ -1,0 +1,200 @@
+"""Which way of combining a band's experts serves people best, on a user's own prompts."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from counterpoint.artifacts import hash_files, make_once, read_json, write_json
+from counterpoint.build.answer import Answered, Entry, Progress, Texts, answer_entry, entry_requests
+from counterpoint.build.pairs import claim_folder
+from counterpoint.data.responses import prompt_column
+from counterpoint.decode.band import METHODS, Band
+from counterpoint.decode.sampling import Sampling
+from counterpoint.evaluate.compare import Standings, compare
+from counterpoint.models.band_file import BAND
+from counterpoint.profiles import format_profile
+from counterpoint.rewards.calibrate import ZScore, fit_zscore, profile_weights
+from counterpoint.rewards.scorer import Scorer
+from counterpoint.stages import Bar, Stages
+from counterpoint.types import CounterpointError, Profile, Prompt, RewardFn
+
+REFERENCES = ("base", "prompted")
+"""Always answered: what a band is to be better than, and what sets the unit of reward."""
+
+TEXTS = "texts.json"
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How answers are drawn; with the band, the prompts and the profiles it says which answers are the same."""
+
+    method: str
+    strength: float | None
+    temperature: float
+    max_tokens: int
+    seed: int
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is compared: entries, of which `REFERENCES` are the first, on prompts, for profiles.
+
+    `left_out` says why a method is not among the entries. `raw` leaves scores in the rewards' own units.
+    """
+
+    entries: tuple[Entry, ...]
+    prompts: tuple[Prompt, ...]
+    profiles: tuple[Profile, ...]
+    left_out: Mapping[str, str]
+    sampling: Sampling
+    raw: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) < 2:
+            raise CounterpointError(f"{len(self.prompts)} prompts: an interval by prompt needs two or more that differ")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was answered, how good that was, and what scores were divided by: `None` for the rewards' own units."""
+
+    trial: Trial
+    answered: Answered
+    standings: Standings
+    scale: ZScore | None
+
+
+def everyone(dimensions: Sequence[str]) -> list[Profile]:
+    """A person for each dimension alone, and one for each two of them."""
+    named = [names for size in (1, 2) for names in combinations(dimensions, size)]
+    return [Profile(dict.fromkeys(names, 1.0)) for names in named]
+
+
+def entries_for(
+    band: Band, methods: Sequence[str], profiles: Sequence[Profile], strength: float | Literal["best"] | None
+) -> tuple[list[Entry], dict[str, str]]:
+    """The baselines and the methods asked for, or all that serve these profiles, with why the others do not.
+
+    `strength` replaces the profiles' own; "best" is what the band found in training for each method. Raises
+    CounterpointError where a method that was asked for cannot serve a profile.
+    """
+    entries = [Entry(name, name) for name in REFERENCES]
+    left_out: dict[str, str] = {}
+    for method in methods or METHODS:
+        if method in REFERENCES:
+            continue
+        entry = Entry(method, method, band.file.strengths.get(method) if strength == "best" else strength)
+        try:
+            for profile in profiles:
+                band.plan(entry.served(profile), method)
+        except CounterpointError as error:
+            if methods:
+                raise
+            left_out[method] = str(error)
+        else:
+            entries.append(entry)
+    return list(dict.fromkeys(entries)), left_out
+
+
+def evaluate(
+    band: Band, folder: Path, trial: Trial, reward: RewardFn, stages: Stages, work: Path | None = None
+) -> Evaluation:
+    """Answer every prompt for every profile by every entry, score the answers, and compare the entries.
+
+    `folder` is the band's. With `work`, answers are kept there by method: a killed run goes on, and other rewards cost
+    no new answers. Raises CounterpointError for a dimension without a unit.
+    """
+    prompts, profiles, entries = trial.prompts, trial.profiles, trial.entries
+    count = len(entries) * len(profiles) * len(prompts)
+    why = f"{len(entries)} methods for {len(profiles)} profiles on {len(prompts)} prompts: {count} answers"
+    with stages.stage("answers", why) as bar:
+        inputs = {} if work is None else inputs_of(folder, trial)
+        places = [None if work is None else work / entry.name for entry in entries]
+        texts_MPR = tuple(
+            answers_of(band, entry, trial, inputs, place, bar) for entry, place in zip(entries, places, strict=True)
+        )
+    with stages.stage("scores", f"score them on {', '.join(reward.dimensions)}") as bar:
+        scores_MPRD = score_all(reward, prompts, texts_MPR, bar.task("answers"))
+        scale = None if trial.raw else fit_scale(scores_MPRD, reward.dimensions)
+    scaled_MPRD = scores_MPRD if scale is None else scale(scores_MPRD)
+    answered = Answered(entries, prompts, profiles, reward.dimensions, texts_MPR, scaled_MPRD)
+    return Evaluation(trial, answered, stand(answered, trial.sampling.seed), scale)
+
+
+def inputs_of(folder: Path, trial: Trial) -> dict[str, str]:
+    """The hashes of what answers depend on."""
+    columns = json.dumps([prompt_column(prompt) for prompt in trial.prompts])
+    parts = [path for path in (folder / BAND, folder / "experts") if path.exists()]
+    return {
+        "band": hash_files(*parts),
+        "prompts": hashlib.sha256(columns.encode()).hexdigest(),
+        "profiles": "; ".join(format_profile(profile) for profile in trial.profiles),
+    }
+
+
+def answers_of(
+    band: Band, entry: Entry, trial: Trial, inputs: Mapping[str, str], place: Path | None, bar: Bar
+) -> Texts:
+    """One entry's answers, read from `place` where an earlier run left them."""
+    prompts, profiles, sampling = trial.prompts, trial.profiles, trial.sampling
+    progress = bar.task(entry.name)
+    requests = entry_requests(band, entry, profiles, prompts, sampling)
+    if place is None:
+        return answer_entry(band, requests, len(prompts), len(profiles), progress)
+
+    def make(scratch: Path) -> None:
+        found = answer_entry(band, requests, len(prompts), len(profiles), progress, scratch / "work")
+        write_json(scratch / TEXTS, found)
+
+    how = Answering(
+        entry.method, entry.strength, sampling.temperature, sampling.max_tokens, sampling.seed, str(band.model.dtype),
+        band.model.device.type,
+    )  # fmt: skip
+    claim_folder(place, TEXTS)
+    if not make_once(place, how, inputs, make):
+        bar.note(f"{entry.name} had answered before")
+    return tuple(map(tuple, read_json(place / TEXTS)))
+
+
+def score_all(
+    reward: RewardFn, prompts: Sequence[Prompt], texts_MPR: Sequence[Texts], progress: Progress
+) -> np.ndarray:
+    """`scores_MPRD` of every answer."""
+    profiles = len(texts_MPR[0][0])
+    asked = [prompt for _ in texts_MPR for prompt in prompts for _ in range(profiles)]
+    said = [text for texts_PR in texts_MPR for row in texts_PR for text in row]
+    scores_ND = Scorer(reward, progress, len(said))(asked, said)
+    return scores_ND.reshape(len(texts_MPR), len(prompts), profiles, -1)
+
+
+def fit_scale(scores_MPRD: np.ndarray, dimensions: Sequence[str]) -> ZScore:
+    """The base's mean is 0, and the standard deviation over its answers and those to requests in words is 1.
+
+    So the unit does not depend on which methods take part. `scores_MPRD` begins with `REFERENCES`.
+    """
+    try:
+        std = fit_zscore(scores_MPRD[: len(REFERENCES)].reshape(-1, len(dimensions)), dimensions).std
+    except CounterpointError as error:
+        raise CounterpointError(f"{error}; or pass --raw to keep the rewards' own units") from None
+    return ZScore(tuple(dimensions), tuple(scores_MPRD[0].mean(axis=(0, 1)).tolist()), std)
+
+
+def stand(answered: Answered, seed: int) -> Standings:
+    """Rewards and win rates of all entries."""
+    return compare(
+        answered.scores_MPRD,
+        profile_weights(answered.profiles, answered.dimensions) > 0,
+        np.full(len(answered.dimensions), 1e-9),
+        methods=[entry.name for entry in answered.entries],
+        profiles=[format_profile(profile) for profile in answered.profiles],
+        dimensions=answered.dimensions,
+        seed=seed,
+    )

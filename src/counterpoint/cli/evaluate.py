@@ -1,0 +1,163 @@
+"""`counterpoint evaluate`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, Threads, app, load_band, out
+from counterpoint.cli.data import parse_columns
+from counterpoint.cli.tell import tell, tell_left_out
+from counterpoint.types import CounterpointError, Profile, Prompt, RewardFn
+
+if TYPE_CHECKING:
+    from counterpoint.build.evaluation import Trial
+    from counterpoint.decode.band import Band
+
+
+@app.command()
+def evaluate(
+    band: BandFolder,
+    prompts: Annotated[list[Path], typer.Option(help="Prompts to answer: .txt (one a line) or .jsonl(.gz).")],
+    reward: Annotated[list[str] | None, typer.Option(help="DIMENSION=RULE or DIMENSION=FOLDER.")] = None,
+    rewards: Annotated[Path | None, typer.Option(help="Trained reward models; else the band's own.")] = None,
+    profile: Annotated[list[str] | None, typer.Option(help="A person; else each dimension, and each two.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="A method; else all that serve the profiles.")] = None,
+    strength: Annotated[str | None, typer.Option(help='For all methods; or "best": what the band found.')] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Write the report, results and answers here.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Take the first so many prompts.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="Of the answers and the intervals.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Keep the rewards' own units.")] = False,
+    column: Annotated[list[str] | None, typer.Option(help="PART=COLUMN, such as prompt=question.")] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out bad lines and prompts too long, and list them.")] = False,
+    threads: Threads = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Answer your prompts with every method for every profile, and see by your rewards which serves people best."""
+    from counterpoint.build.evaluation import evaluate as run
+    from counterpoint.build.results import results_of, write_evaluation
+    from counterpoint.decode.sampling import Sampling
+    from counterpoint.stages import Stages
+
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    loaded = load_band(band, threads, device, dtype)
+    judge = find_rewards(band, reward or [], rewards, device)
+    people = find_profiles(loaded, profile or [], judge)
+    asked = find_prompts(loaded, prompts, parse_columns(column or []), limit, skip_bad)
+    trial = make_trial(loaded, asked, people, method or [], parse_strength(strength), sampling, raw)
+    stages = Stages()
+    found = run(loaded, band, trial, judge, stages, None if folder is None else folder / "answers")
+    title = f"Counterpoint: {band.resolve().name}"
+    if folder is not None:
+        write_evaluation(folder, found, stages, title)
+    results = results_of(found, stages, title)
+    if as_json:
+        print(json.dumps(results))
+        return
+    print_results(results)
+    if folder is not None:
+        out.print(f"{stages.total:.0f} s in all. Open {folder / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def find_rewards(band: Path, texts: Sequence[str], folder: Path | None, device: str) -> RewardFn:
+    """The rewards that were named, or the band's own."""
+    from counterpoint.rewards.load import load_rewards, parse_reward
+    from counterpoint.rewards.rules import Rewards
+
+    if folder is None and not texts:
+        folder = band / "rewards"
+        if not folder.is_dir():
+            raise CounterpointError(f"{band}: holds no rewards of its own; pass --reward DIMENSION=RULE or --rewards")
+    parts = load_rewards(folder, device) if folder is not None else []
+    return Rewards([*parts, *(part for text in texts for part in parse_reward(text, device))])
+
+
+def find_profiles(band: "Band", texts: Sequence[str], reward: RewardFn) -> list[Profile]:
+    """The people that were named, or one for each dimension that is scored and each two; no one twice."""
+    from counterpoint.build.evaluation import everyone
+    from counterpoint.profiles import format_profile, parse_profile
+
+    scored = [name for name in band.dimensions if name in reward.dimensions]
+    if not scored:
+        found = f"rewards for {', '.join(reward.dimensions)}, dimensions {', '.join(band.dimensions)}"
+        raise CounterpointError(f"no reward scores a dimension of the band: found {found}")
+    if not texts:
+        tell_unscored(band.dimensions, scored)
+        return everyone(scored)
+    people = {format_profile(p): p for p in (parse_profile(text, band.dimensions) for text in texts)}
+    for text, person in people.items():
+        for name in person.weights:
+            if name not in scored:
+                raise CounterpointError(f"profile {text!r}: no reward scores {name!r}; pass --reward {name}=RULE")
+    return list(people.values())
+
+
+def tell_unscored(dimensions: Sequence[str], scored: Sequence[str]) -> None:
+    missing = [name for name in dimensions if name not in scored]
+    if missing:
+        tell(f"no reward scores {', '.join(missing)}, so no profile asks for it")
+
+
+def find_prompts(
+    band: "Band", files: Sequence[Path], columns: Mapping[str, str], limit: int | None, skip_bad: bool
+) -> list[Prompt]:
+    """Different prompts as `chat` would ask them, that have room for an answer even when all is asked for in words."""
+    from counterpoint.build.answer import usable_prompts
+    from counterpoint.data.asked import as_asked
+    from counterpoint.data.prompts import read_prompts
+
+    if limit is not None and limit < 2:
+        raise CounterpointError(f"--limit {limit}: an interval by prompt needs two prompts or more")
+    read = read_prompts(files, skip_bad, columns, transcripts=bool(band.tokenizer.chat_template))
+    tell_left_out(read.dropped)
+    unlike = list(dict.fromkeys(as_asked(prompt, band.tokenizer) for prompt in read.prompts))
+    everything = band.plan(Profile(dict.fromkeys(band.dimensions, 1.0)), "prompted")
+    usable, wrong = usable_prompts(band, everything, unlike[:limit], skip_bad)
+    tell_left_out(wrong)
+    tell(f"{len(usable)} prompts, of {len(read.prompts)} that were read")
+    return usable
+
+
+def parse_strength(text: str | None) -> "float | Literal['best'] | None":
+    if text is None or text == "best":
+        return text  # type: ignore[return-value]
+    try:
+        return float(text)
+    except ValueError:
+        raise CounterpointError(f"--strength {text!r}: expected a number, or best") from None
+
+
+def make_trial(
+    band: "Band", prompts: Sequence[Prompt], profiles: Sequence[Profile], methods: Sequence[str],
+    strength: "float | Literal['best'] | None", sampling: Any, raw: bool,
+) -> "Trial":  # fmt: skip
+    """What is compared; says which methods cannot take part."""
+    from counterpoint.build.evaluation import Trial, entries_for
+
+    entries, left_out = entries_for(band, methods, profiles, strength)
+    tell_left_out(f"{name}, since {why}" for name, why in left_out.items())
+    return Trial(tuple(entries), tuple(prompts), tuple(profiles), left_out, sampling, raw)
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """The methods in the order of their reward."""
+    references = list(results["against"]["base"])
+    against = [f"beats {reference} [95 %]" for reference in references]
+    table = Table("method", "reward [95 %]", "average win rate [95 %]", *against, box=None)
+    for name, row in sorted(results["methods"].items(), key=lambda item: -item[1]["reward"]["value"]):
+        wins = [results["against"][name][reference] for reference in references]
+        shares = ["-" if win is None else cell(win["win_rate"], ".0%") for win in wins]
+        table.add_row(name, cell(row["reward"], ".2f"), cell(row["average_win_rate"], ".0%"), *shares)
+    out.print(table)
+
+
+def cell(interval: dict[str, float], form: str) -> str:
+    value, low, high = (round(interval[name], 6) + 0.0 for name in ("value", "low", "high"))  # no "-0.00"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"

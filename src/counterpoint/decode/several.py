@@ -1,0 +1,119 @@
+"""One language model made of several: each row is decoded by the model that its gate names.
+
+Rows whose gate is over adapters belong to the base and its bank. An expert that is a whole model has rows of its own,
+in a model that is loaded when a request first needs it. All read and write the same token ids, so that a request's rows
+can be mixed whichever models they come from.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterpoint.types import CounterpointError, LanguageModel
+
+INSTEAD = "use mixture-prob, mixture-log or route"
+"""The methods that take an expert as a whole."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An expert that is a whole model: how it renders a prompt, its longest sequence in tokens, and how to load it."""
+
+    tokenizer: Any
+    longest: int
+    load: Callable[[], LanguageModel]
+
+
+def whole_model(gate: Mapping[str, float], whole: Mapping[str, Whole]) -> str | None:
+    """The whole model that decodes a row with this gate, or None for the base and its adapters.
+
+    Raises CounterpointError for a gate that asks a whole model for anything but itself: it has no delta to scale.
+    """
+    active = {name: coefficient for name, coefficient in gate.items() if coefficient}
+    named = next((name for name in active if name in whole), None)
+    if named is None:
+        return None
+    if len(active) > 1:
+        raise CounterpointError(f"expert {named!r} is a whole model, which cannot be blended inside another; {INSTEAD}")
+    if active[named] != 1:
+        raise CounterpointError(
+            f"expert {named!r} is a whole model, which answers as it is, at strength 1 and not {active[named]:g}; "
+            "mixture-prob and mixture-log take other strengths"
+        )
+    return named
+
+
+class Several:
+    """`LanguageModel` over a base and whole models, with one vocabulary: logits beyond it, of padded heads, are cut.
+
+    Each row has a place among its model's rows. Their order is not the order here, so that here a row may move anywhere
+    while each model's rows move only towards the front.
+    """
+
+    def __init__(self, base: LanguageModel, whole: Mapping[str, Whole], vocabulary: int) -> None:
+        self.whole = whole
+        self.vocabulary = vocabulary
+        self._models: dict[str | None, LanguageModel] = {None: base}
+        self._owner_B: list[str | None] = []
+        self._place_B: list[int] = []
+
+    def join(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
+        """Append rows; where a model cannot be loaded or refuses a context, none joins."""
+        owners = [whole_model(gate, self.whole) for gate in gates]
+        models = {owner: self._model(owner) for owner in owners}
+        live = Counter(self._owner_B)
+        try:
+            for owner, model in models.items():
+                mine = [row for row, other in enumerate(owners) if other == owner]
+                model.join([contexts[row] for row in mine], [{} if owner else gates[row] for row in mine])
+        except BaseException:
+            for owner, model in models.items():
+                model.keep(range(live[owner]))
+            raise
+        for owner in owners:
+            self._place_B.append(live[owner])
+            live[owner] += 1
+        self._owner_B += owners
+
+    def step(self, tokens_B: Sequence[int]) -> Tensor:
+        """Feed one token to each live row, in one forward per model; logits `[B, V]`."""
+        rows: list[int] = []
+        parts: list[Tensor] = []
+        for owner, model in self._models.items():
+            if mine := self._rows_of(owner):
+                rows += mine
+                parts.append(model.step([tokens_B[row] for row in mine])[:, : self.vocabulary])
+        return torch.cat(parts)[torch.tensor(rows).argsort()]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these, which take the places 0, 1, ... in any order."""
+        moved: dict[str | None, dict[int, int]] = {}
+        for owner, model in self._models.items():
+            order = compacted({self._place_B[row] for row in rows if self._owner_B[row] == owner})
+            model.keep(order)
+            moved[owner] = {old: new for new, old in enumerate(order)}
+        self._place_B = [moved[self._owner_B[row]][self._place_B[row]] for row in rows]
+        self._owner_B = [self._owner_B[row] for row in rows]
+
+    def _rows_of(self, owner: str | None) -> list[int]:
+        """The rows that a model decodes, in the order in which it holds them."""
+        mine = (row for row, other in enumerate(self._owner_B) if other == owner)
+        return sorted(mine, key=self._place_B.__getitem__)
+
+    def _model(self, owner: str | None) -> LanguageModel:
+        if owner is not None and owner not in self._models:
+            self._models[owner] = self.whole[owner].load()
+        return self._models[owner]
+
+
+def compacted(kept: Collection[int]) -> list[int]:
+    """An order for rows that stay, in which a row moves only towards the front: into a place that is given up.
+
+    Rows 1, 4 and 6 of seven become [4, 1, 6]: `order[i] >= i`, and no more rows move than must.
+    """
+    late = iter(sorted(row for row in kept if row >= len(kept)))
+    return [row if row in kept else next(late) for row in range(len(kept))]
