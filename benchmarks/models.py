@@ -4,11 +4,11 @@ The shape of the smallest Llamas in use: 30 layers of 576, 9 heads of which 3 ca
 output layer tied to the embedding. Speed does not depend on what the parameters are.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from counterpoint.models.adapter import LoraFactors, write_adapter
@@ -36,7 +36,9 @@ def prepare(folder: Path) -> Path:
     for index in range(ADAPTERS):
         if not (adapter_folder(folder, index) / "adapter_model.safetensors").exists():
             model = model or load(folder, torch.float32)
-            write_adapter(adapter_folder(folder, index), random_adapter(model, index), str(base))
+            layers = {name: layer for name, layer in model.named_modules() if name.endswith(PROJECTIONS)}
+            shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
+            write_adapter(adapter_folder(folder, index), random_adapter(shapes, index), str(base))
     return folder
 
 
@@ -50,16 +52,20 @@ def load(folder: Path, dtype: torch.dtype) -> Any:
         return LlamaForCausalLM.from_pretrained(folder / "base", dtype=dtype).eval()
 
 
-def random_adapter(model: Any, seed: int) -> LoraFactors:
+def random_adapter(shapes: Mapping[str, tuple[int, int]], seed: int) -> LoraFactors:
+    """An adapter of layers with so many outputs and inputs."""
     generator = torch.Generator().manual_seed(seed)
+    return LoraFactors({
+        name: (
+            torch.randn(RANK, into, generator=generator) / into**0.5,
+            0.02 * torch.randn(out, RANK, generator=generator),
+        )
+        for name, (out, into) in shapes.items()
+    })  # fmt: skip
 
-    def factors(weight: Tensor) -> tuple[Tensor, Tensor]:
-        out, into = weight.shape
-        a_RI = torch.randn(RANK, into, generator=generator) / into**0.5
-        return a_RI, 0.02 * torch.randn(out, RANK, generator=generator)
 
-    names = [name for name, _ in model.named_modules() if name.endswith(PROJECTIONS)]
-    return LoraFactors({name: factors(model.get_submodule(name).weight) for name in names})
+def shapes_of(adapter: LoraFactors) -> dict[str, tuple[int, int]]:
+    return {name: (len(b), a.shape[1]) for name, (a, b) in adapter.factors.items()}
 
 
 def random_prompts(count: int) -> list[tuple[int, ...]]:

@@ -90,5 +90,6 @@ def add_weighted(model: Any, kind: str, weights: Sequence[float], repeats: int =
         model.add_weighted_adapter(names, list(weights), f"profile{index}", combination_type=kind)
         model.set_adapter(f"profile{index}")
         took.append(1e3 * (time.perf_counter() - start))
+        model.set_adapter(names[0])
         model.delete_adapter(f"profile{index}")
     return statistics.median(took)

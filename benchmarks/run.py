@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 os.environ.setdefault("OMP_WAIT_POLICY", "active")  # before torch loads; nothing else runs, so idle threads may spin
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import llama_server, peers
-from benchmarks.models import prepare, random_adapter
+from benchmarks.models import prepare, random_adapter, shapes_of
 from benchmarks.ours import Bench, gate, mixed, one, profiles
 from benchmarks.timing import Row, in_turn, seconds
 from counterpoint.artifacts import write_json
@@ -43,7 +43,7 @@ def mixture_against_one(folder: Path, dtype: str) -> Iterator[Row]:
     goals = ("ratio >= 0.80", "ratio >= 0.65") if dtype == "bfloat16" else ("", "")
     yield Row(f"mixture of 3, {dtype}: one expert, same engine", three, single, "tok/s", goals[0], True)
     yield Row(f"mixture of 6, {dtype}: one expert, same engine", six, single, "tok/s", goals[1], True)
-    limit = bandwidth() / step_bytes(ours.model)
+    limit = bandwidth() / step_bytes(ours)
     yield Row(f"one expert, {dtype}: bandwidth limit", single, limit, "tok/s")
 
 
@@ -89,7 +89,7 @@ def resident(folder: Path, dtype: str) -> Iterator[Row]:
     few, many = Bench(folder, DTYPES[dtype]), Bench(folder, DTYPES[dtype])
     for bench, count in ((few, 8), (many, 64)):
         for index in range(len(bench.bank.experts), count):
-            bench.bank.add(f"e{index}", random_adapter(bench.model, index))
+            bench.bank.add(f"e{index}", random_adapter(shapes_of(bench.bank.experts["e0"]), index))
     slow, fast = in_turn(
         lambda: 1e3 / many.decode(profiles(1, alike=True), TOKENS),
         lambda: 1e3 / few.decode(profiles(1, alike=True), TOKENS),
@@ -116,10 +116,10 @@ def bandwidth() -> float:
     return block.numel() * block.element_size() / best
 
 
-def step_bytes(model: Any) -> int:
+def step_bytes(bench: Bench) -> int:
     """What one step of one expert has to read: every parameter once (a tied embedding is the output layer)."""
-    adapter = random_adapter(model, 0).size
-    return int((sum(p.numel() for p in model.parameters()) + adapter) * next(model.parameters()).element_size())
+    base = int(sum(p.numel() * p.element_size() for p in bench.model.parameters()))
+    return base + bench.bank.experts["e0"].size * int(bench.model.dtype.itemsize)
 
 
 PARTS: tuple[tuple[Callable[[Path, str], Iterator[Row]], tuple[str, ...]], ...] = (

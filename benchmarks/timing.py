@@ -34,13 +34,17 @@ class Row:
     def as_json(self, bf16_units: bool) -> dict[str, Any]:
         return {
             "name": self.name,
-            "ours": round(self.ours, 4),
-            "theirs": None if self.theirs is None else round(self.theirs, 4),
+            "ours": _short(self.ours),
+            "theirs": _short(self.theirs),
             "unit": self.unit,
-            "ratio": None if self.ratio is None else round(self.ratio, 3),
+            "ratio": _short(self.ratio),
             "goal": self.goal or None,
             "met": self.met(bf16_units),
         }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
 
 
 def in_turn(*measures: Callable[[], float], rounds: int = 5) -> list[float]:

@@ -1,10 +1,11 @@
 """Reward models on real pairs: one model per dimension, one model with K heads, a length counter, a bag of words.
 
-    COUNTERPOINT_SHARED=... python -m experiments.rewards.run
+    COUNTERPOINT_SHARED=... python -m experiments.rewards.run            about 21 minutes of one core's time
 
 It trains two backbones under two seeds: stories260k, which was trained on stories for children, and a Llama of about
 1 M parameters that first reads the training texts. Pairs are split by source (`split.py`); the temperature of every
-method is fitted on pairs that neither train nor test. It can be killed and run again. It writes, beside itself,
+method is fitted on pairs that neither train nor test. Killed, it goes on where it was; `seconds` in the claims are
+those of the last run, so time it in an empty `--work`. It writes, beside itself,
 
 - `results.json`: the claims, each with its interval by source;
 - `table.json`: pairs used and left out, and for every dimension and method accuracy, calibration error (ECE) and
@@ -48,7 +49,8 @@ def main() -> None:
     splits = read(shared / "data", stories)
     trained = models_of_seeds(splits, stories, arguments.work, arguments.seeds, arguments.workers)
     measured = {**baselines(splits), **trained}
-    command = "python -m experiments.rewards.run --seeds " + " ".join(map(str, arguments.seeds))
+    seeds = " ".join(map(str, arguments.seeds))
+    command = f"python -m experiments.rewards.run --seeds {seeds} --workers {arguments.workers}"
     told = claims(splits, measured, Run(tuple(arguments.seeds), command, round(time.perf_counter() - start, 1)))
     write_json(HERE / "table.json", table(splits, measured))
     write_claims(HERE / "results.json", told)

@@ -43,10 +43,10 @@ class Fed:
     def __init__(self, rows: Rows) -> None:
         self.shapes: list[tuple[int, ...]] = []
         self.failing_at: int | None = None
-        rows.model.base_model.register_forward_pre_hook(self, with_kwargs=True)
+        rows.model.base_model.embed_tokens.register_forward_pre_hook(self)
 
-    def __call__(self, _: object, args: object, kwargs: dict[str, Tensor]) -> None:
-        self.shapes.append(tuple(kwargs["input_ids"].shape))
+    def __call__(self, _: object, fed: tuple[Tensor]) -> None:
+        self.shapes.append(tuple(fed[0].shape))
         if self.failing_at is not None and len(self.shapes) >= self.failing_at:
             raise RuntimeError("out of memory")
 

@@ -89,7 +89,7 @@ def test_a_missing_package_is_named(rule: str, package: str, monkeypatch: pytest
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "counterpoint.rewards.bag_of_words", raising=False)
     monkeypatch.setattr(sys, "meta_path", [_Missing(package), *sys.meta_path])
-    message = rf"rule 'd={rule}': the package of '{package}.*' is missing; pip install 'counterpoint\[rewards\]'"
+    message = rf"rule 'd={rule}': the package of '{package}.*' is missing; install counterpoint's dependencies"
     with pytest.raises(CounterpointError, match=message):
         parse_rule(f"d={rule}")
 
@@ -115,9 +115,9 @@ def test_functions_from_a_file(tmp_path: Path) -> None:
     )
     assert score(f"d=python:{path}:fine", "abc", "pp") == 5
     for name, message in [
-        ("text", "response 0 ('a'): the function returned 'x', expected a finite number"),
-        ("nan", "response 0 ('a'): the function returned nan, expected a finite number"),
-        ("broken", "response 1 ('bb'): the function raised ZeroDivisionError: division by zero"),
+        ("text", "response 'a': the function returned 'x', expected a finite number"),
+        ("nan", "response 'a': the function returned nan, expected a finite number"),
+        ("broken", "response 'bb': the function raised ZeroDivisionError: division by zero"),
     ]:
         _, reward = parse_rule(f"d=python:{path}:{name}")
         with pytest.raises(CounterpointError, match=re.escape(f"d=python:{path}:{name}: {message}")):

@@ -5,13 +5,14 @@ layer, so that attention reads views of it; a row that leaves is overwritten by 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from counterpoint.decode.forward import fits, hidden_states
 from counterpoint.models.bank import LoraBank
 from counterpoint.types import CounterpointError
 
@@ -97,6 +98,7 @@ class Rows:
         self.bank = bank
         self.chunk = chunk
         self.longest = int(model.config.max_position_embeddings)
+        self.own_forward = fits(model.config)
         self._windows = windows(model.config)
         self._target = _Target()
         self._slabs = [_Slab(self._target) for _ in range(model.config.num_hidden_layers)]
@@ -136,7 +138,7 @@ class Rows:
         self._reserve(len(self._lengths), reach)
         ids_B1, position_B1 = torch.tensor([list(tokens_B), self._lengths], device=self.model.device)[:, :, None]
         rows = slice(0, len(self._lengths))
-        logits_BTV = self._forward(self.model, rows, ids_B1, position_B1, reach, self._gate_B1K)
+        logits_BTV = self._forward(rows, ids_B1, position_B1, reach, self._gate_B1K, logits=True)
         self._lengths = [length + 1 for length in self._lengths]
         return logits_BTV[:, -1].float()
 
@@ -167,11 +169,11 @@ class Rows:
                 part_BT = ids_BT[:, start : start + self.chunk].to(device)
                 reach = start + part_BT.shape[1]
                 position_BT = torch.arange(start, reach, device=device).expand_as(part_BT)
-                self._forward(self.model.base_model, row_B, part_BT, position_BT, reach, gate)
+                self._forward(row_B, part_BT, position_BT, reach, gate, logits=False)
 
     @torch.no_grad()
     def _forward(
-        self, model: Any, rows: slice | Tensor, ids_BT: Tensor, position_BT: Tensor, reach: int, gate: Tensor | None
+        self, rows: slice | Tensor, ids_BT: Tensor, position_BT: Tensor, reach: int, gate: Tensor | None, logits: bool
     ) -> Tensor:
         """Logits of the model, or the last hidden states of its trunk."""
         self._target.aim(rows, position_BT, reach)
@@ -179,12 +181,15 @@ class Rows:
             kind: attention_mask(position_BT, reach, window, self.model.dtype) for kind, window in self._windows.items()
         }
         with self.bank.gated(gate):
-            out = model(
+            if self.own_forward:
+                keep = [slab.update for slab in self._slabs]
+                hidden_BTI = hidden_states(self.model, ids_BT, position_BT, masks, keep)
+                return cast(Tensor, self.model.lm_head(hidden_BTI)) if logits else hidden_BTI
+            out = (self.model if logits else self.model.base_model)(
                 input_ids=ids_BT, attention_mask=masks.get("every layer", masks), position_ids=position_BT,
                 past_key_values=self._cache, use_cache=True,
             )  # fmt: skip
-        first: Tensor = out[0]
-        return first
+        return cast(Tensor, out[0])
 
     def _reserve(self, rows: int, positions: int) -> None:
         have_rows, have_positions = self._target.capacity

@@ -95,17 +95,18 @@ class BankGroup:
     def output(self, x: Tensor, layer: int) -> Tensor:
         """What one of the layers gives for `x`; all are computed when the first is asked for."""
         if len(self.widths) == 1:
-            return self._forward(x)
+            return self(x)
         if x is not self._x or self._gate is not self.context.gate_BTK:
             self._x, self._gate = x, self.context.gate_BTK
-            self._outputs, self._unread = torch.split(self._forward(x), self.widths, dim=-1), len(self.widths)
+            self._outputs, self._unread = torch.split(self(x), self.widths, dim=-1), len(self.widths)
         y = self._outputs[layer]
         self._unread -= 1
         if not self._unread:
             self._x, self._outputs = None, ()
         return y
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
+        """The outputs of all its layers side by side, `[..., sum O_j]`."""
         y = self.base(x)
         if self.context.gate_BTK is None or not self.layout:
             return y

@@ -32,11 +32,11 @@ class Rule:
         return (self.dimension,)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:
-        pairs = enumerate(zip(prompts, responses, strict=True))
-        return np.array([[self._checked(i, prompt, response)] for i, (prompt, response) in pairs]).reshape(-1, 1)
+        pairs = zip(prompts, responses, strict=True)
+        return np.array([[self._checked(prompt, response)] for prompt, response in pairs]).reshape(-1, 1)
 
-    def _checked(self, index: int, prompt: Prompt, response: str) -> float:
-        where = f"{self.dimension}={self.spec}: response {index} ({response[:40]!r})"
+    def _checked(self, prompt: Prompt, response: str) -> float:
+        where = f"{self.dimension}={self.spec}: response {response[:40]!r}"
         try:
             value = self.score(prompt, response)
         except Exception as error:
@@ -188,7 +188,7 @@ def _make_bag_of_words(argument: str, dimension: str, where: str) -> Score:
 
 
 def _missing(error: ModuleNotFoundError, where: str) -> CounterpointError:
-    return CounterpointError(f"{where}: the package of {error.name!r} is missing; pip install 'counterpoint[rewards]'")
+    return CounterpointError(f"{where}: the package of {error.name!r} is missing; install counterpoint's dependencies")
 
 
 def _make_python(argument: str, dimension: str, where: str) -> Score:
