@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 # Everything that a target needs is set up once, and again only when the pins or the project change.
 $(READY): constraints.txt pyproject.toml
@@ -21,5 +21,9 @@ test: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=5
 
+# About 8 minutes; nothing else should run. LLAMA_SERVER=folder adds llama-server (benchmarks/llama_server.py).
+bench: $(READY)
+	$(BIN)/python -m benchmarks.run
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .bench demo

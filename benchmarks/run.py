@@ -1,6 +1,6 @@
 """`make bench`: Counterpoint's engine against its peers, a table on the screen and `bench.json`.
 
-About 6 minutes on two cores; nothing else should run. `--only WORD` takes the rows whose names hold a word.
+About 8 minutes on two cores; nothing else should run. `--only WORD` takes the rows whose names hold a word.
 """
 
 import os
@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
-
-os.environ.setdefault("OMP_WAIT_POLICY", "active")  # before torch loads; nothing else runs, so idle threads may spin
 
 import torch
 import typer

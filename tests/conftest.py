@@ -1,6 +1,7 @@
-"""Fixtures: a band of three random experts over a pico model, and where the optional real data lies."""
+"""Fixtures: a band of three random experts over a pico model, the command line, and where optional real data lies."""
 
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from counterpoint.cli import main
 from counterpoint.decode.band import Band
 from counterpoint.models.band_file import add_expert, new_band
 from counterpoint.testing import pico_adapter, save_pico
@@ -56,6 +58,23 @@ def band_folder(band_folder_of: Callable[[str], Path]) -> Path:
 @pytest.fixture
 def band(band_folder: Path) -> Band:
     return Band.load(band_folder)
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[object, str, str]]:
+    """Runs `counterpoint ...` in this process and gives its exit code and what it printed: output, then errors."""
+    for name in ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM"):  # `main` sets them for its process
+        monkeypatch.setenv(name, os.environ.get(name, "passive" if name.startswith("OMP") else "false"))
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["counterpoint", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from counterpoint.cli.build import make_task
+from counterpoint.rewards.k_head import KHeadReward
+from counterpoint.train.k_head import KHeadConfig, train_k_head
+from counterpoint.types import Comparison, CounterpointError
 
 CLI = [sys.executable, "-m", "counterpoint.cli"]
 
@@ -142,7 +148,33 @@ def test_build_refuses_before_it_works(band_folder: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_build_from_the_command_line_leaves_a_band_that_answers(band_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def trained(band_folder: Path, tmp_path: Path) -> Path:
+    """A reward model with heads for `airy` and `kind`."""
+    pairs = [Comparison("a", "x " * i, "y", name) for name in ("airy", "kind") for i in (1, 2)]
+    config = KHeadConfig(str(band_folder / "base"), ("airy", "kind"), steps=2, batch=2)
+    return train_k_head(config, pairs, tmp_path / "trained").folder
+
+
+def test_build_takes_trained_rewards_beside_rules(band_folder: Path, trained: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(
+        "\n".join(f"Tell me of {word}" for word in ("owls", "sky", "sea", "tea", "ice", "fog", "sun", "art"))
+    )
+    rewards = [f"light={trained}", "short=-length", str(trained)]
+    with pytest.raises(CounterpointError, match="unknown dimension 'light'"):
+        make_task(str(band_folder / "base"), [prompts], [], rewards, [], [], [], skip_bad=False)
+    task = make_task(str(band_folder / "base"), [prompts], [], rewards[1:], [], [], [], skip_bad=False)
+    assert task.names == ("short", "airy", "kind")
+    said = ["one", "two words"]
+    scores_ND = task.judge(task.test_prompts[:2], said)
+    assert scores_ND[:, 0].tolist() == [-1, -2]
+    np.testing.assert_allclose(scores_ND[:, 1:], KHeadReward.load(trained)(task.test_prompts[:2], said), atol=1e-6)
+
+
+def test_build_from_the_command_line_leaves_a_band_that_answers(
+    band_folder: Path, trained: Path, tmp_path: Path
+) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(
         "\n".join(f"Tell me about {word}." for word in ("owls", "sky", "sea", "tea", "ice", "fog", "sun", "art"))
@@ -150,7 +182,7 @@ def test_build_from_the_command_line_leaves_a_band_that_answers(band_folder: Pat
     out = tmp_path / "out"
     done = run(
         "build", str(band_folder / "base"), "--prompts", str(prompts), "--reward", "short=-length", "--reward",
-        "airy=regex:a", "--out", str(out), "--samples", "4", "--expert-steps", "2", "--reward-steps", "2",
+        f"airy={trained}", "--out", str(out), "--samples", "4", "--expert-steps", "2", "--reward-steps", "2",
         "--max-tokens", "10", "--batch", "4", "--tune-prompts", "2", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

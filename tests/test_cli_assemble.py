@@ -1,37 +1,33 @@
 """`add`, `remove` and `inspect` as a person meets them: a band from folders, what is refused, what is wrong."""
 
 import json
-import os
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from counterpoint.artifacts import read_json, write_json
-from counterpoint.cli import main
 from counterpoint.decode.band import Band
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import CONFIG, TENSORS
 from counterpoint.testing import pico_adapter, pico_tokenizer, save_pico
 
+Command = Callable[..., tuple[object, str, str]]
+
 
 class Terminal:
-    """The command line in this process."""
+    """The command line, whose commands are expected to end with a given code."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch = monkeypatch
-        self.capsys = capsys
+    def __init__(self, command: Command) -> None:
+        self.command = command
 
     def run(self, *arguments: object, code: int = 0) -> str:
         """What a command prints, after checking its exit code."""
-        self.monkeypatch.setattr(sys, "argv", ["counterpoint", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        printed = self.capsys.readouterr()
-        assert (left.value.code or 0) == code, printed.err
-        return printed.err if code == 2 else printed.out
+        ended, said, told = self.command(*arguments)
+        assert ended == code, told
+        return told if code == 2 else said
 
     def json(self, *arguments: object, code: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", code=code))
@@ -45,10 +41,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
-    for name in ("OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM"):  # `main` sets them for its process
-        monkeypatch.setenv(name, os.environ.get(name, "passive" if name.startswith("OMP") else "false"))
-    return Terminal(monkeypatch, capsys)
+def terminal(command: Command) -> Terminal:
+    return Terminal(command)
 
 
 @pytest.fixture(scope="module")

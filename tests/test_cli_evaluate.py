@@ -1,8 +1,8 @@
 """`counterpoint evaluate`: the table is what the answers, scored anew by hand, give; every mistake is one line."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from counterpoint.artifacts import MANIFEST, read_json
-from counterpoint.cli import main
 from counterpoint.decode.band import Band
 from counterpoint.decode.sampling import Sampling
 from counterpoint.profiles import parse_profile
-from counterpoint.types import Message
+from counterpoint.rewards.k_head import KHeadReward
+from counterpoint.train.k_head import KHeadConfig, train_k_head
+from counterpoint.types import Comparison, Message, Prompt
 
 Command = Callable[..., tuple[object, str, str]]
 WORDS = ("owls", "sky", "sea", "tea", "ice", "fog")
@@ -22,19 +23,9 @@ RULES = ("--reward", "terse=-length", "--reward", "warm=regex:[A-Za-z]")
 
 
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], band_folder: Path, prompts: Path
-) -> Command:
-    """Runs `counterpoint evaluate` of the band on the prompts, and gives its exit code and what it printed."""
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        words = ["evaluate", band_folder, "--prompts", prompts, "--max-tokens", 24, "--threads", 1, *arguments]
-        monkeypatch.setattr(sys, "argv", ["counterpoint", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
+def command(command: Command, band_folder: Path, prompts: Path) -> Command:
+    """Runs `counterpoint evaluate` of the band on the prompts."""
+    return partial(command, "evaluate", band_folder, "--prompts", prompts, "--max-tokens", 24, "--threads", 1)
 
 
 @pytest.fixture
@@ -84,6 +75,25 @@ def test_rewards_and_wins_are_those_of_the_answers(command: Command, tmp_path: P
     assert results["against"]["base"]["base"] is None
     page = (out / "report.html").read_text(encoding="utf-8")
     assert all(text in page for text in (*methods, *profiles, "standard deviations over the base"))
+
+
+def test_a_shared_reward_model_scores_both_of_its_dimensions(
+    command: Command, band_folder: Path, tmp_path: Path
+) -> None:
+    pairs = [Comparison("a", "x " * i, "y", name) for name in ("warm", "terse") for i in (1, 2)]
+    config = KHeadConfig(str(band_folder / "base"), ("warm", "terse"), steps=2, batch=2)
+    folder, out = train_k_head(config, pairs, tmp_path / "reward").folder, tmp_path / "out"
+    arguments = ("--rewards", folder, "--raw", "--method", "soup", "--limit", 2, "--out", out, "--json")
+    results = result(command(*arguments))
+    assert results["profiles"] == ["terse=1", "warm=1", "terse=1, warm=1"]
+    rows = [json.loads(line) for line in (out / "responses.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row["method"] == "soup"]
+    asked: list[Prompt] = [(Message("user", f"Tell me of {word}"),) for word in WORDS[:2] for _ in range(3)]
+    warm_N, terse_N = KHeadReward.load(folder)(asked, [row["response"] for row in rows]).T
+    wanted_N = np.tile([[0, 1], [1, 0], [0.5, 0.5]], (2, 1))
+    expected = (wanted_N * np.stack([warm_N, terse_N], axis=1)).sum(axis=1).mean()
+    assert results["methods"]["soup"]["reward"]["value"] == pytest.approx(expected, abs=1e-5)
+    assert abs(warm_N - terse_N).min() > 1e-4, "the two heads differ"
 
 
 def test_answers_are_the_bands_own(command: Command, band: Band, tmp_path: Path) -> None:

@@ -1,15 +1,14 @@
 """`counterpoint score`: numbers worked out by hand, and one line for every mistake."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from counterpoint.cli import main
 from counterpoint.rewards.bradley_terry import BradleyTerryReward
 from counterpoint.train.reward_model import RewardModelConfig, train_reward_model
 from counterpoint.types import Comparison, Message
@@ -18,16 +17,9 @@ Command = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `counterpoint score ...` and gives its exit code and what it printed."""
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["counterpoint", "score", *map(str, arguments), "--threads", "1"])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
+def command(command: Command) -> Command:
+    """Runs `counterpoint score`."""
+    return partial(command, "score", "--threads", 1)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """`counterpoint train`: what it measures is what an independent computation gives, and every mistake is one line."""
 
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,20 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from counterpoint.artifacts import read_json
-from counterpoint.cli import main
+from counterpoint.build.pairs import divide
+from counterpoint.build.reward import divide_together
 from counterpoint.data.chat import prompt_ids, response_ids
 from counterpoint.data.comparisons import read_comparisons
 from counterpoint.decode.band import Band
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.load import load_tokenizer, quiet
 from counterpoint.rewards.bradley_terry import BradleyTerryReward
-from counterpoint.testing import save_pico
-from counterpoint.types import Comparison, Message
+from counterpoint.rewards.k_head import KHeadReward
+from counterpoint.testing import pico_tokenizer, save_pico
+from counterpoint.types import Comparison, CounterpointError, Message
 
 Command = Callable[..., tuple[object, str, str]]
 PROMPTS = 12
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `counterpoint ...` and gives its exit code and what it printed."""
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["counterpoint", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +106,64 @@ def test_a_model_per_dimension_and_what_was_too_long(command: Command, base: Pat
         metrics = read_json(out / name / "metrics.json")
         assert (metrics["dimension"], metrics["too_long"], metrics["learned"]["pairs"]) == (name, long, 20)
         assert BradleyTerryReward.load(out / name).dimensions == (name,)
+
+
+def test_a_shared_model_is_measured_head_by_head(command: Command, base: Path, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shared"
+    arguments = ("train", "reward", base, "--comparisons", pairs, "--shared", "--out", out, "--holdout", 0.5)
+    metrics = result(command(*arguments, *small("--json")))
+    assert metrics == read_json(out / "metrics.json")
+    reward, unseen = KHeadReward.load(out), held_out(out)
+    assert list(metrics) == list(reward.dimensions) == ["long", "kind"]
+    scored = result(command("score", out / "held_out.jsonl", "--reward", out, "--json", "--threads", 1))
+    for column, name in enumerate(("long", "kind")):
+        own = tuple(c for c in unseen if c.dimension == name)
+        prompts = [c.prompt for c in own]
+        chosen, rejected = reward(prompts, [c.chosen for c in own]), reward(prompts, [c.rejected for c in own])
+        right_P, longer_P = (
+            (chosen > rejected)[:, column],
+            [len(c.chosen.split()) - len(c.rejected.split()) for c in own],
+        )
+        found = metrics[name]
+        assert (found["dimension"], found["held_out"], found["fresh"]) == (name, {"pairs": 12, "prompts": 6}, True)
+        assert found["accuracy"]["value"] == pytest.approx(by_prompt(right_P, own))
+        assert found["length_accuracy"]["value"] == pytest.approx(by_prompt((np.sign(longer_P) + 1) / 2, own))
+        assert scored["accuracies"][name]["accuracy"] == pytest.approx(found["accuracy"]["value"])
+    assert result(command(*arguments, *small("--json")))["kind"] == {**metrics["kind"], "fresh": False}
+    code, said, told = command(*arguments, "--dimension", "kind, long", *small())
+    assert code == 0, told
+    assert [line.split()[0] for line in said.splitlines()[1:3]] == ["kind", "long"]
+
+
+def some(dimension: str, prompts: Sequence[int]) -> list[Comparison]:
+    return [Comparison(f"say {i}", chosen, "no", dimension) for i in prompts for chosen in ("yes", "ay")]
+
+
+def test_a_prompt_is_held_out_of_all_dimensions_or_of_none() -> None:
+    tokenizer, least = pico_tokenizer(), {"wide": 8, "late": 4, "few": 2}
+    comparisons = some("wide", range(40)) + some("late", range(59, 39, -1)) + some("late", [1]) + some("few", range(5))
+    parts = divide_together(comparisons, list(least), tokenizer, 64, 0.2, seed=3)
+    seen = {c.prompt for part in parts for c in part.seen}
+    assert not seen & {c.prompt for part in parts for c in part.unseen}
+    apart = [divide(comparisons, name, tokenizer, 64, 0.2, seed=3) for name in least]
+    assert {c.prompt for part in apart for c in part.seen} & {c.prompt for part in apart for c in part.unseen}
+    for part in parts:
+        assert {*part.seen, *part.unseen} == {c for c in comparisons if c.dimension == part.dimension}
+        assert len({c.prompt for c in part.unseen}) >= least[part.dimension]
+    assert any(len({c.prompt for c in part.unseen}) == least[part.dimension] for part in parts), "no more than needed"
+
+
+def test_one_dimension_is_divided_as_it_is_alone() -> None:
+    comparisons, tokenizer = some("wide", range(30)), pico_tokenizer()
+    together = divide_together(comparisons, ["wide"], tokenizer, 64, 0.3, seed=1)
+    assert together == [divide(comparisons, "wide", tokenizer, 64, 0.3, seed=1)]
+
+
+def test_a_dimension_of_which_nothing_is_left_to_learn_from_is_named() -> None:
+    comparisons = some("all", range(6)) + some("first", range(3)) + some("last", range(3, 6))
+    # of `all` 5 of 6 prompts are held out, so that either `first` or `last` has none left
+    with pytest.raises(CounterpointError, match=r"dimension '(first|last)': all its 3 prompts are held out"):
+        divide_together(comparisons, ["all", "first", "last"], pico_tokenizer(), 64, 0.8, seed=0)
 
 
 def logp(model: Any, tokenizer: Any, prompt: Any, response: str) -> float:
@@ -204,9 +250,13 @@ def test_best_of_n_learns_from_its_own_samples(command: Command, base: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("reward",), "pass either --dimension NAME or --all; dimensions found: long, kind"),
+        (("reward",), "pass one of --dimension NAME, --all and --shared; dimensions found: long, kind"),
         (("reward", "--dimension", "brief"), "no comparison is on the dimension 'brief'"),
-        (("reward", "--dimension", "long", "--all"), "either --dimension NAME or --all"),
+        (("reward", "--dimension", "long", "--all"), "pass one of --dimension NAME, --all and --shared"),
+        (("reward", "--shared", "--all"), "pass one of --dimension NAME, --all and --shared"),
+        (("reward", "--shared", "--dimension", "long,brief"), "no comparison is on the dimension 'brief'"),
+        (("reward", "--shared", "--dimension", "long,long"), "expected one or more, each once"),
+        (("reward", "--shared", "--steps", 0), "steps is 0"),
         (("reward", "--dimension", "long", "--holdout", 1.5), "held out is 1.5"),
         (("reward", "--dimension", "long", "--max-length", 4000), "takes from 1 to 512 tokens"),
         (("reward", "--dimension", "long", "--max-length", 5), "all 24 pairs have more than 5 tokens"),

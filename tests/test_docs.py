@@ -142,9 +142,13 @@ def test_a_command_exists_with_its_options(command: Command) -> None:
     if name == "--help":
         return
     assert name in group.commands, f"no command {name!r}; there are: {', '.join(group.commands)}"  # type: ignore[attr-defined]
+    found = group.commands[name]  # type: ignore[attr-defined]
+    if hasattr(found, "commands") and rest and rest[0] != "--help":
+        assert rest[0] in found.commands, f"no command {name} {rest[0]!r}"
+        found, rest = found.commands[rest[0]], rest[1:]
     parsed = [word for word in rest if word != "--help"]
     if parsed or rest == parsed:
-        group.commands[name].make_context(name, parsed)  # type: ignore[attr-defined]
+        found.make_context(name, parsed)
 
 
 @pytest.mark.parametrize(("page", "target"), INSIDE, ids=lambda part: getattr(part, "name", part))

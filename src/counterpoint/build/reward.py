@@ -1,14 +1,32 @@
-"""A reward model from a user's own comparisons, measured on prompts that it has not seen."""
+"""A reward model from a user's own comparisons, of one dimension or of several, measured on prompts it has not seen."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from counterpoint.build.pairs import Divided, claim_folder, outcome, write_metrics
+import numpy as np
+
+from counterpoint.artifacts import write_json
+from counterpoint.build.pairs import (
+    HELD_OUT,
+    METRICS,
+    Divided,
+    claim_folder,
+    divide,
+    outcome,
+    prompts_of,
+    write_metrics,
+)
+from counterpoint.data.comparisons import write_comparisons
 from counterpoint.evaluate.accuracy import measure_reward
 from counterpoint.rewards.bradley_terry import FILE, BradleyTerryReward
+from counterpoint.rewards.k_head import KHeadReward
 from counterpoint.rewards.scorer import Scorer
 from counterpoint.stages import Stages
+from counterpoint.train.k_head import KHeadConfig, train_k_head
 from counterpoint.train.reward_model import RewardModelConfig, train_reward_model
+from counterpoint.types import Comparison, CounterpointError, Prompt, RewardFn
 
 
 def learn_reward(
@@ -23,9 +41,69 @@ def learn_reward(
     with stages.stage(f"reward model of {divided.dimension}", str(divided)) as bar:
         result = train_reward_model(config, divided.seen, out, progress=bar.task("steps"))
         bar.note(outcome(result, config.steps))
-    with stages.stage(f"held-out pairs of {divided.dimension}", "see how often it prefers the chosen response") as bar:
-        model = BradleyTerryReward.load(out, device=device)
-        scorer = Scorer(model, bar.task("responses"), 2 * len(divided.unseen))
-        quality = measure_reward(scorer, divided.dimension, divided.seen, divided.unseen, config.seed)
-    measured = {"accuracy": quality.accuracy.to_dict(), "length_accuracy": quality.by_length.to_dict()}
+    measured = measure(BradleyTerryReward.load(out, device=device), divided, config.seed, stages)
     return write_metrics(out, divided, {"fresh": result.fresh, "last_loss": result.losses[-1], **measured})
+
+
+def learn_shared_reward(
+    config: KHeadConfig, divided: Sequence[Divided], out: Path, stages: Stages, device: str = "cpu"
+) -> dict[str, dict[str, Any]]:
+    """Train one reward model for all dimensions into `out` and return what `out/metrics.json` says, by dimension.
+
+    Each dimension is measured as `learn_reward` does; `divided` are to agree on the prompts (`divide_together`).
+    """
+    claim_folder(out, FILE)
+    names = ", ".join(config.dimensions)
+    with stages.stage("reward model of several dimensions", f"one model with a head for each of {names}") as bar:
+        for part in divided:
+            bar.note(f"{part.dimension}: {part}")
+        seen = [comparison for part in divided for comparison in part.seen]
+        result = train_k_head(config, seen, out, progress=bar.task("steps"))
+        bar.note(outcome(result, config.steps))
+    model, trained = KHeadReward.load(out, device=device), {"fresh": result.fresh, "last_loss": result.losses[-1]}
+    metrics = {p.dimension: {**p.to_dict(), **trained, **measure(model, p, config.seed, stages)} for p in divided}
+    write_comparisons(out / HELD_OUT, [comparison for part in divided for comparison in part.unseen])
+    write_json(out / METRICS, metrics)
+    return metrics
+
+
+def measure(reward: RewardFn, divided: Divided, seed: int, stages: Stages) -> dict[str, Any]:
+    """A reward's accuracy on one dimension's held-out pairs, and that of length."""
+    with stages.stage(f"held-out pairs of {divided.dimension}", "see how often it prefers the chosen response") as bar:
+        scorer = Scorer(reward, bar.task("responses"), 2 * len(divided.unseen))
+        quality = measure_reward(scorer, divided.dimension, divided.seen, divided.unseen, seed)
+    return {"accuracy": quality.accuracy.to_dict(), "length_accuracy": quality.by_length.to_dict()}
+
+
+def divide_together(
+    comparisons: Sequence[Comparison], dimensions: Sequence[str], tokenizer: Any, longest: int, share: float, seed: int
+) -> list[Divided]:
+    """As `divide`, but a prompt is held out of all dimensions or of none, since one model learns from all of them.
+
+    What the model saw of a response on one dimension could give it away on another. All prompts stand in one drawn
+    order, of which the first are held out: the fewest that leave every dimension as many as `divide` would hold out.
+    """
+    parts = [divide(comparisons, name, tokenizer, longest, share, seed) for name in dimensions]
+    prompts_D = [{c.prompt for c in (*part.seen, *part.unseen)} for part in parts]
+    kept = set().union(*prompts_D)
+    prompts = [prompt for prompt in dict.fromkeys(c.prompt for c in comparisons) if prompt in kept]
+    order = [prompts[index] for index in np.random.default_rng(seed).permutation(len(prompts))]
+    ends = [_end(order, own, prompts_of(part.unseen)) for own, part in zip(prompts_D, parts, strict=True)]
+    held = set(order[: max(ends)])
+    return [_divided_by(part, held) for part in parts]
+
+
+def _end(order: Sequence[Prompt], own: set[Prompt], count: int) -> int:
+    """How long a beginning of the order holds `count` of a dimension's own prompts."""
+    return [place for place, prompt in enumerate(order, start=1) if prompt in own][count - 1]
+
+
+def _divided_by(part: Divided, held: set[Prompt]) -> Divided:
+    both = (*part.seen, *part.unseen)
+    seen, unseen = (tuple(c for c in both if (c.prompt in held) == wanted) for wanted in (False, True))
+    if not seen:
+        raise CounterpointError(
+            f"dimension {part.dimension!r}: all its {prompts_of(both)} prompts are held out, so that every dimension "
+            "has some to measure by; give more comparisons, or leave out the dimension that has the fewest"
+        )
+    return replace(part, seen=seen, unseen=unseen)

@@ -7,22 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from counterpoint.cli.app import AsJson, Threads, app, out, set_threads
+from counterpoint.cli.tell import tell_left_out
 from counterpoint.data.asked import as_asked
 from counterpoint.types import CounterpointError, Dimension, Prompt
 
 if TYPE_CHECKING:
     from counterpoint.build import Task
 
+REWARD = (
+    "DIMENSION=RULE: length, ari, coleman-liau, sentiment, words:a,b, regex:P, bag-of-words:pairs.jsonl, "
+    "python:f.py:g, or a trained folder."
+)
+
 
 @app.command()
 def build(
     model: Annotated[str, typer.Argument(help="A Hugging Face causal language model: a folder or an id.")],
     prompts: Annotated[list[Path], typer.Option(help="Prompts to learn from: .txt (one a line) or .jsonl(.gz).")],
-    reward: Annotated[list[str], typer.Option(help="DIMENSION=RULE: length, ari, words:a,b, regex:P, python:f.py:g.")],
+    reward: Annotated[list[str], typer.Option(help=REWARD)],
     folder: Annotated[Path, typer.Option("--out", help="Where the band and the report go.")],
     test_prompts: Annotated[list[Path] | None, typer.Option(help="Prompts to judge by; else a quarter.")] = None,
     axis: Annotated[list[str] | None, typer.Option(help="Opposed dimensions, such as short,long.")] = None,
@@ -83,9 +88,10 @@ def make_task(
     from counterpoint.data.comparisons import read_comparisons
     from counterpoint.data.prompts import read_prompts
     from counterpoint.models.load import check_family, load_tokenizer
-    from counterpoint.rewards.rules import Rewards, parse_rule
+    from counterpoint.rewards.load import parse_reward
+    from counterpoint.rewards.rules import Rewards
 
-    rewards = Rewards([parse_rule(text)[1] for text in reward])
+    rewards = Rewards([part for text in reward for part in parse_reward(text)])
     asked = dict(split_pair(text, "--request") for text in request)
     for name in [*asked, *(pole for poles in axis for pole in poles.split(","))]:
         if name.strip() not in rewards.dimensions:
@@ -101,8 +107,7 @@ def make_task(
         if comparisons
         else None
     )
-    for bad in [*learned.dropped, *(tested.dropped if tested else ()), *(given.dropped if given else ())]:
-        Console(stderr=True).print(f"left out: {bad}", markup=False, highlight=False, soft_wrap=True)
+    tell_left_out([*learned.dropped, *(tested.dropped if tested else ()), *(given.dropped if given else ())])
     train = unique_as_asked(learned.prompts, tokenizer)
     cut = len(train) - len(train) // 4
     return Task(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from counterpoint.build.best import BestConfig
     from counterpoint.stages import Stages
     from counterpoint.train.dpo import DpoConfig
+    from counterpoint.train.reward_model import RewardModelConfig
     from counterpoint.train.sft import SftConfig
 
 train = typer.Typer(help="Train a reward model or an expert from your own data.", no_args_is_help=True)
@@ -27,6 +28,7 @@ app.add_typer(train, name="train")
 Model = Annotated[str, typer.Argument(help="The base: a Hugging Face causal language model, a folder or an id.")]
 Pairs = Annotated[list[Path] | None, typer.Option("--comparisons", help="Preference data, as `data` reads it.")]
 Dimension = Annotated[str | None, typer.Option(help="Which dimension; also that of files without such a column.")]
+SHARED = "One model for all dimensions found (or --dimension ONE,TWO), with a head for each; a batch is of each."
 Out = Annotated[Path, typer.Option("--out", help="The folder that is made.")]
 Steps = Annotated[int, typer.Option(help="Training steps.")]
 Batch = Annotated[int, typer.Option(help="Pairs or responses per step.")]
@@ -47,6 +49,7 @@ def reward(
     comparisons: Pairs = None,
     dimension: Dimension = None,
     every: Annotated[bool, typer.Option("--all", help="A model per dimension found, each in OUT/DIMENSION.")] = False,
+    shared: Annotated[bool, typer.Option("--shared", help=SHARED)] = False,
     lora_rank: Annotated[int, typer.Option(help="Rank of an adapter; 0 trains all parameters.")] = 0,
     steps: Steps = 120,
     batch: Batch = 16,
@@ -62,40 +65,62 @@ def reward(
     as_json: AsJson = False,
 ) -> None:
     """Learn to judge a dimension from pairs of responses (Bradley-Terry), and see how well on prompts held out."""
-    from counterpoint.build.pairs import claim_folder, divide, longest_of
-    from counterpoint.build.reward import learn_reward
+    from counterpoint.build.pairs import longest_of
+    from counterpoint.build.reward import divide_together, learn_shared_reward
     from counterpoint.models.load import load_tokenizer
     from counterpoint.profiles import check_name
-    from counterpoint.rewards.bradley_terry import FILE
     from counterpoint.stages import Stages
+    from counterpoint.train.k_head import KHeadConfig
     from counterpoint.train.reward_model import RewardModelConfig
 
     set_threads(threads)
     base, longest = resolved(model), longest_of(model, max_length)
     tokenizer = load_tokenizer(base)
-    found = read_pairs(comparisons or [], dimension, tokenizer, parse_columns(column or []), skip_bad)
-    names = chosen_dimensions(found, dimension, every)
+    found = read_pairs(
+        comparisons or [], None if shared else dimension, tokenizer, parse_columns(column or []), skip_bad
+    )
+    names = chosen_dimensions(found, dimension, every, shared)
     for name in names:
         check_name(name)
-    divided = [divide(found, name, tokenizer, longest, holdout, seed) for name in names]
-    config = RewardModelConfig(
-        base, names[0], steps=steps, batch=batch, seed=seed, lora_rank=lora_rank, lora_alpha=2 * lora_rank,
-        learning_rate=2e-3 if learning_rate is None else learning_rate, max_length=longest,
-        checkpoint_every=checkpoint_every, bf16=bf16,
-    )  # fmt: skip
-    places = {name: folder / name if every else folder for name in names}
-    for place in places.values():
-        claim_folder(place, FILE)
-    stages = Stages()
-    metrics = {}
-    for part in divided:
-        own = replace(config, dimension=part.dimension)
-        metrics[part.dimension] = learn_reward(own, part, places[part.dimension], stages, accelerator())
+    options: dict[str, Any] = {
+        "steps": steps, "batch": batch, "seed": seed, "lora_rank": lora_rank, "lora_alpha": 2 * lora_rank,
+        "learning_rate": 2e-3 if learning_rate is None else learning_rate, "max_length": longest,
+        "checkpoint_every": checkpoint_every, "bf16": bf16,
+    }  # fmt: skip
+    if shared:
+        heads = KHeadConfig(base, tuple(names), **options)
+        together = divide_together(found, names, tokenizer, longest, holdout, seed)
+        metrics = learn_shared_reward(heads, together, folder, Stages(), accelerator())
+    else:
+        places = {name: folder / name if every else folder for name in names}
+        metrics = one_each(RewardModelConfig(base, names[0], **options), found, places, tokenizer, holdout)
     if as_json:
-        print(json.dumps(metrics if every else metrics[names[0]]))
+        print(json.dumps(metrics if every or shared else metrics[names[0]]))
         return
     print_rewards(metrics)
     out.print(f"In {folder}; score with it: counterpoint score FILE --reward {folder}", markup=False, soft_wrap=True)
+
+
+def one_each(
+    config: "RewardModelConfig", comparisons: Sequence[Comparison], places: Mapping[str, Path], tokenizer: Any,
+    holdout: float,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """A reward model per dimension into its place; all data and places are checked before the first is trained."""
+    from counterpoint.build.pairs import claim_folder, divide
+    from counterpoint.build.reward import learn_reward
+    from counterpoint.rewards.bradley_terry import FILE
+    from counterpoint.stages import Stages
+
+    divided = [divide(comparisons, name, tokenizer, config.max_length, holdout, config.seed) for name in places]
+    for place in places.values():
+        claim_folder(place, FILE)
+    stages = Stages()
+    return {
+        part.dimension: learn_reward(
+            replace(config, dimension=part.dimension), part, places[part.dimension], stages, accelerator()
+        )
+        for part in divided
+    }
 
 
 @train.command()
@@ -223,12 +248,15 @@ def read_pairs(
     return [replace(c, prompt=as_asked(c.prompt, tokenizer)) for c in found.comparisons]
 
 
-def chosen_dimensions(comparisons: Sequence[Comparison], dimension: str | None, every: bool) -> list[str]:
-    """The dimension that was named, or all that there are."""
+def chosen_dimensions(comparisons: Sequence[Comparison], dimension: str | None, every: bool, shared: bool) -> list[str]:
+    """The dimension that was named, or all that there are; for a shared model those that were named, or all."""
     found = list(dict.fromkeys(c.dimension for c in comparisons))
-    if (dimension is None) != every:
-        raise CounterpointError(f"pass either --dimension NAME or --all; dimensions found: {', '.join(found)}")
-    return [dimension] if dimension is not None else found
+    if (every and shared) or (not shared and (dimension is None) != every):
+        names = ", ".join(found)
+        raise CounterpointError(f"pass one of --dimension NAME, --all and --shared; dimensions found: {names}")
+    if dimension is None:
+        return found
+    return [name.strip() for name in dimension.split(",")] if shared else [dimension]
 
 
 def check_expert_options(method: str, lora_rank: int, pairs: bool, prompts: bool, reward: str | None) -> None:

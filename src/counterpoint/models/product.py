@@ -8,7 +8,7 @@ So
 - float32 is multiplied as `W x^T`, for which the BLAS has a kernel without that defect; a single row is doubled first,
 - bfloat16 is multiplied by oneDNN's inner product with the weight kept in the layout that it blocks it to anyway,
 
-and all else, and whatever needs a gradient, by `linear`. `python -m benchmarks.products` shows the table.
+and all else, and whatever needs a gradient, by `linear`.
 """
 
 import torch
