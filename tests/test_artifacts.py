@@ -11,6 +11,7 @@ import pytest
 
 from counterpoint.artifacts import (
     MANIFEST,
+    check_place,
     hash_files,
     make_once,
     publish,
@@ -184,10 +185,35 @@ def test_regression_the_old_folder_comes_back_where_the_new_one_cannot_take_its_
         rename(source, destination)
 
     monkeypatch.setattr(os, "rename", fails_for_the_new)
-    with pytest.raises(OSError, match="no space left"), publish(tmp_path / "out") as staging:
+    with pytest.raises(CounterpointError, match="no space left"), publish(tmp_path / "out") as staging:
         fill(staging, "new")
     assert (tmp_path / "out" / "file").read_text() == "old"
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("write", [write_text, lambda path, text: publish(path).__enter__()])
+def test_regression_a_place_below_a_file_is_one_line(tmp_path: Path, write: Callable[[Path, str], None]) -> None:
+    """The system's own exception came through, as a traceback."""
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file" / "x", tmp_path / "file" / "y" / "x"):
+        with pytest.raises(CounterpointError, match="cannot be written"):
+            write(place, "text")
+        with pytest.raises(CounterpointError, match="is a file, not a folder"):
+            check_place(place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_regression_a_folder_is_not_replaced_by_a_file_nor_a_file_by_a_folder(tmp_path: Path) -> None:
+    """The first was a traceback; the second moved the file aside for good."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CounterpointError, match=r"folder: cannot be written"):
+        write_text(tmp_path / "folder", "text")
+    with pytest.raises(CounterpointError, match=r"file: is a file, expected a folder"):
+        make_once(tmp_path / "file", Config(), {}, fail)
+    with pytest.raises(CounterpointError, match=r"file: is a file, expected a folder"):
+        publish(tmp_path / "file").__enter__()
+    assert names(tmp_path) == ["file", "folder"]
 
 
 # Work that is done once

@@ -165,6 +165,8 @@ def test_the_table_is_in_the_order_of_reward(command: Command) -> None:
         ((*RULES, "--method", "soap"), "unknown method 'soap'"),
         ((*RULES, "--method", "mixture-prob", "--strength", "2"), "at most 1"),
         ((*RULES, "--strength", "high"), "expected a number, or best"),
+        ((*RULES, "--strength", "-1"), "strength is -1; it must be finite and at least 0"),
+        ((*RULES, "--strength", "nan"), "strength is nan; it must be finite and at least 0"),
         ((*RULES, "--limit", "1"), "two prompts or more"),
         ((*RULES, "--max-tokens", "0"), "max_tokens is 0"),
     ],
@@ -176,6 +178,28 @@ def test_a_wrong_turn_is_one_line(command: Command, tmp_path: Path, arguments: t
     assert len(errors) == 1
     assert says in errors[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["report.html", "results.json", "summary.json"])
+def test_regression_a_folder_of_the_users_is_left_alone(command: Command, tmp_path: Path, name: str) -> None:
+    """A report or results of the user's own were overwritten."""
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text("mine")
+    code, _, said = command(*RULES, "--method", "soup", "--out", out)
+    assert code == 2
+    assert f"{out}: holds other files" in said
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(name, "mine")]
+
+
+def test_regression_a_place_that_cannot_be_written_is_refused_before_answering(command: Command, prompts: Path) -> None:
+    """It was a traceback, after all answers had been drawn."""
+    for place in (prompts, prompts / "out"):
+        code, _, said = command(*RULES, "--out", place)
+        assert code == 2
+        assert said.startswith(f"error: {place}")
+        assert "is a file" in said
+        assert "answers" not in said
 
 
 def test_a_prompt_that_is_too_long_is_named_or_left_out(command: Command, prompts: Path) -> None:

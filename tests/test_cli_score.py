@@ -117,6 +117,54 @@ def test_a_trained_model_reads_a_prompt_as_a_users_message(
     assert np.ptp(expected) > 1e-3
 
 
+def test_regression_a_pair_keeps_its_other_columns(command: Command, pairs: Path, tmp_path: Path) -> None:
+    """They were dropped."""
+    lines = [{**json.loads(line), "mark": number} for number, line in enumerate(pairs.read_text().splitlines())]
+    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    to = tmp_path / "scored.jsonl"
+    assert command(pairs, "--reward", "short=-length", "--out", to)[0] == 0
+    rows = [json.loads(line) for line in to.read_text().splitlines()]
+    new = ("chosen_scores", "rejected_scores")
+    assert [{name: row[name] for name in row if name not in new} for row in rows] == lines
+
+
+def test_regression_a_column_of_scores_is_not_overwritten(command: Command, responses: Path, pairs: Path) -> None:
+    """Scores took the place of a column of their name without a word."""
+    for file, name in ((responses, "scores"), (pairs, "chosen_scores")):
+        file.write_text(
+            "".join(json.dumps({**json.loads(row), name: 1}) + "\n" for row in file.read_text().splitlines())
+        )
+        code, _, said = command(file, "--reward", "short=-length", "--out", file.with_name("new.jsonl"))
+        assert code == 2
+        assert f"there is a column '{name}' already" in said
+        assert not file.with_name("new.jsonl").exists()
+
+
+def test_regression_files_of_two_kinds_are_told_so(command: Command, responses: Path, pairs: Path) -> None:
+    """The first file's kind was taken for all, and a missing column was complained of."""
+    _, _, said = command(responses, pairs, "--reward", "short=-length")
+    assert f"{pairs} holds pairs, but {responses} responses" in said
+
+
+def test_regression_a_response_too_long_for_a_model_is_left_out(
+    command: Command, responses: Path, band_folder: Path, tmp_path: Path
+) -> None:
+    """`--skip-bad` did not reach it, and the advice was for library code."""
+    config = RewardModelConfig(str(band_folder / "base"), "short", steps=1, batch=1)
+    folder = tmp_path / "reward"
+    train_reward_model(config, [Comparison((Message("user", "a"),), "x", "x y", "short")], folder)
+    with responses.open("a") as file:
+        file.write(json.dumps({"prompt": "a", "response": "so long " * 600}) + "\n")
+    code, _, said = command(responses, "--reward", folder)
+    assert code == 2
+    assert "response 'so long so long" in said
+    assert "counterpoint score --skip-bad" in said
+    code, out, said = command(responses, "--reward", f"brief={folder}", "--skip-bad", "--json")
+    assert code == 0, said
+    assert "left out: response 'so long" in said
+    assert [row["mark"] for row in json.loads(out)["rows"]] == [7, 8, 9]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -125,6 +173,8 @@ def test_a_trained_model_reads_a_prompt_as_a_users_message(
         (("--reward", "short"), "expected DIMENSION=RULE"),
         (("--reward", "a=length", "--reward", "a=ari"), "expected one per dimension, found two for a"),
         (("--reward", "a=length", "--out", "scores.csv"), "expected a file name that ends with .jsonl"),
+        (("--reward", "a=length", "--out", f"{__file__}/x.jsonl"), "is a file, not a folder"),
+        (("--reward", "a=length", "--threads", -3), "--threads -3: expected 1 or more"),
     ],
 )
 def test_a_wrong_turn_is_one_line(command: Command, responses: Path, arguments: tuple[str, ...], says: str) -> None:

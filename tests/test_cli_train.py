@@ -261,6 +261,11 @@ def test_best_of_n_learns_from_its_own_samples(command: Command, base: Path, tmp
         (("reward", "--dimension", "long", "--max-length", 4000), "takes from 1 to 512 tokens"),
         (("reward", "--dimension", "long", "--max-length", 5), "all 24 pairs have more than 5 tokens"),
         (("reward", "--dimension", "long", "--steps", 0), "steps is 0"),
+        (("reward", "--dimension", "long", "--learning-rate", "nan"), "learning_rate is nan"),
+        (("reward", "--dimension", "long", "--learning-rate", -1), "learning_rate is -1.0"),
+        (("expert", "--dimension", "long", "--beta", 0), "beta is 0.0; it must be more than 0"),
+        (("expert", "--dimension", "long", "--method", "sft", "--beta", -1), "beta is -1.0; it must be more than 0"),
+        (("expert", "--dimension", "long", "--sft-weight", -1), "sft_weight is -1.0; it must be at least 0"),
         (("expert", "--dimension", "long", "--method", "ppo"), "expected dpo, sft or best-of-n"),
         (("expert", "--dimension", "long", "--method", "best-of-n"), "it takes --prompts and --reward"),
         (("expert", "--dimension", "long", "--reward", "long=length"), "are for --method best-of-n"),
@@ -279,6 +284,20 @@ def test_a_wrong_turn_is_one_line(
     assert len(errors) == 1
     assert says in errors[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_regression_a_model_of_another_dimension_is_not_replaced(
+    command: Command, base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """`--dimension kind` into the folder of `long` took its place without a word."""
+    out = tmp_path / "out"
+    arguments = ("train", "reward", base, "--comparisons", pairs, "--out", out, *small())
+    assert command(*arguments, "--dimension", "long")[0] == 0
+    for other in (("--dimension", "kind"), ("--shared",)):
+        code, _, said = command(*arguments, *other)
+        assert code == 2
+        assert f"{out}: holds a reward model of long" in said
+    assert BradleyTerryReward.load(out).dimensions == ("long",)
 
 
 def test_a_folder_with_other_files_is_left_alone(command: Command, base: Path, pairs: Path, tmp_path: Path) -> None:

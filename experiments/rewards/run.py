@@ -1,7 +1,8 @@
 """Reward models on real pairs: one model per dimension, one model with K heads, a length counter, a bag of words.
 
-    COUNTERPOINT_SHARED=... python -m experiments.rewards.run            about 21 minutes of one core's time
+    COUNTERPOINT_SHARED=... python -m experiments.rewards.run
 
+It took 35 minutes in one process at low priority beside other load, of which about 21 were processor time.
 It trains two backbones under two seeds: stories260k, which was trained on stories for children, and a Llama of about
 1 M parameters that first reads the training texts. Pairs are split by source (`split.py`); the temperature of every
 method is fitted on pairs that neither train nor test. Killed, it goes on where it was; `seconds` in the claims are

@@ -21,8 +21,39 @@ from counterpoint.types import CounterpointError
 MANIFEST = "manifest.json"
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the system refuses (no permission, no space, a file in the way), said in one line with its place."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise CounterpointError(f"{path}: cannot be written: {reason}; mend that, or name another place") from error
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place below a file, or in a folder that may not be written, before work is spent on what goes there."""
+    with _writing(path):
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise CounterpointError(f"{path}: {above} is a file, not a folder; name another place")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise CounterpointError(f"{path}: you may not write into {above}; name another place")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file in the place of a folder."""
+    if path.exists() and not path.is_dir():
+        raise CounterpointError(f"{path}: is a file, expected a folder; name another place")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part (temp, fsync, rename)."""
+    with _writing(path):
+        _write_text(path, text)
+
+
+def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -79,12 +110,15 @@ def scratch_of(final: Path) -> Path:
 @contextmanager
 def publish(final: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `final` by rename when the block ends, and vanishes if it fails."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.new."))
-    staging.chmod(0o755)
+    check_folder(final)
+    with _writing(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.new."))
+        staging.chmod(0o755)
     try:
         yield staging
-        _replace_folder(staging, final)
+        with _writing(final):
+            _replace_folder(staging, final)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -113,6 +147,7 @@ def make_once(final: Path, config: Any, inputs: Mapping[str, str], make: Callabl
     `make(scratch)` fills the scratch folder, which survives a kill, so that it can resume from its own checkpoints;
     files that must not be published belong into `scratch / "work"`.
     """
+    check_folder(final)
     key = hashlib.sha256(
         json.dumps([dataclasses.asdict(config), dict(inputs)], sort_keys=True, default=str).encode()
     ).hexdigest()
@@ -127,5 +162,6 @@ def make_once(final: Path, config: Any, inputs: Mapping[str, str], make: Callabl
     make(scratch)
     shutil.rmtree(scratch / "work")
     write_manifest(scratch, config, {**inputs, "key": key}, getattr(config, "seed", None))
-    _replace_folder(scratch, final)
+    with _writing(final):
+        _replace_folder(scratch, final)
     return True

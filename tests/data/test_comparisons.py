@@ -132,6 +132,12 @@ def test_a_bad_line_is_named_or_dropped(tmp_path: Path, row: Any, message: str) 
     assert found.counts == {"concise": 2}
 
 
+def test_regression_an_empty_cell_takes_the_dimension_of_the_argument(tmp_path: Path) -> None:
+    """It was an error, where the null of JSON was none."""
+    (tmp_path / "x.csv").write_text("prompt,chosen,rejected,dimension\np,a,b,concise\np,a,c,\n")
+    assert read_comparisons(tmp_path / "x.csv", dimension="friendly").counts == {"concise": 1, "friendly": 1}
+
+
 def test_an_argument_names_the_dimension_of_lines_without_one(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", GOOD, {"prompt": "p", "chosen": "a", "rejected": "b"})
     assert read_comparisons(path, dimension="friendly").counts == {"concise": 1, "friendly": 1}

@@ -124,7 +124,7 @@ def test_by_hand_beats_what_else_would_be_understood(tmp_path: Path) -> None:
         ({"prompt": "q", "chosen": "A"}, {}, "field 'rejected': missing; found only 'prompt', 'chosen'; name it: --"),
         ({"prompt": "q", "response_a": "A", "response_b": "B"}, {},
          "no column says which of response_a and response_b is better; found only 'prompt', 'response_a', 'respons"),
-        ({"prompt": "q", "response": "A", "helpfulness": 3}, {}, "if these are responses with scores, name the scores"),
+        ({"prompt": "q", "response": "A", "helpfulness": 3}, {}, "with scores, first run `counterpoint data"),
         ({"prompt": "q", "chosen": "A", "rejected": "B"}, {"columns": {"chosen": "good"}},
          "--column chosen=good: there is no column 'good'; found only 'prompt', 'chosen', 'rejected'"),
         ({"prompt": "q", "response_a": "A", "response_b": "A", "winner": "b"}, {"dimension": "d"},

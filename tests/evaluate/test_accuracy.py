@@ -24,6 +24,13 @@ def test_length_learns_its_direction_and_a_tie_is_half() -> None:
     np.testing.assert_array_equal(length_accuracy(shorter, unseen), [0.0, 1.0, 0.5])
 
 
+def test_regression_a_reward_that_tells_nothing_apart_is_half_right_as_length_is() -> None:
+    """A tie counted as wrong for the reward, and as half for length."""
+    same = [pair("p", "x y", "x z"), pair("q", "x", "y")]
+    quality = measure_reward(LetterReward("a"), "toy", [pair("r", "x y", "x")], same, seed=0)
+    assert (quality.accuracy.value, quality.by_length.value) == (0.5, 0.5)
+
+
 def test_a_reward_beside_length_by_hand() -> None:
     seen = [pair("p", "a a", "b")]
     unseen = [pair("q", "a", "b b"), pair("r", "aa a", "b"), pair("r", "b", "a a")]

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,25 @@ def test_a_model_without_a_chat_template_takes_text_alone(trained: Path) -> None
     assert take_messages(rewards)
     rewards[0].reward.model.tokenizer.chat_template = None  # type: ignore[attr-defined]
     assert not take_messages(rewards)
+
+
+def test_regression_a_folder_that_is_not_whole_is_one_line(trained: Path, tmp_path: Path) -> None:
+    """Missing parameters or a missing base were tracebacks."""
+    for name in ("brief", "two"):
+        whole, record = trained / name, json.loads((trained / name / "reward.json").read_text())
+        bare = tmp_path / name / "bare"
+        bare.mkdir(parents=True)
+        (bare / "reward.json").write_text(json.dumps(record))
+        with pytest.raises(CounterpointError, match=r"bare: holds no parameters"):
+            load_reward(bare)
+        del record["base"]
+        (bare / "reward.json").write_text(json.dumps(record))
+        with pytest.raises(CounterpointError, match=r"reward\.json: no field 'base'"):
+            load_reward(bare)
+        broken = shutil.copytree(whole, tmp_path / name / "broken")
+        (broken / "model.safetensors").write_bytes(b"cut")
+        with pytest.raises(CounterpointError, match="no reward model could be loaded"):
+            load_reward(broken)
 
 
 def test_a_folder_without_models_is_named(trained: Path) -> None:

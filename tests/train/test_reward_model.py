@@ -84,7 +84,7 @@ def test_padding_by_the_end_token_would_hide_the_end_so_another_token_pads(tmp_p
 
 def test_accuracy_by_hand() -> None:
     rows = [Comparison("p", "aa", "ab", "toy"), Comparison("p", "b", "a", "toy"), Comparison("p", "a", "aa", "toy")]
-    np.testing.assert_array_equal(accuracy(LetterReward("a"), rows), [1.0, 0.0, 0.0])
+    np.testing.assert_array_equal(accuracy(LetterReward("a"), rows), [1.0, 0.0, 0.5])
     assert accuracy(LetterReward("a"), []).shape == (0,)
     with pytest.raises(CounterpointError, match="dimension 'short', but the reward scores toy"):
         accuracy(LetterReward("a"), COMPARISONS)
@@ -103,7 +103,7 @@ def test_what_is_longer_than_the_models_positions_is_left_out_and_counted(tmp_pa
     assert result.dropped == 1
     reward = BradleyTerryReward.load(result.folder)
     # <s>, three letters, twenty letters and </s> are 25 tokens
-    with pytest.raises(CounterpointError, match=r"response 1 \('xxx.*has 25 tokens .*, but the .* has 18 positions"):
+    with pytest.raises(CounterpointError, match=r"response 'xxx.*has 25 tokens .*, but the .* has 18 positions"):
         reward(["say", "say"], ["the end", long.rejected])
     kept, left_out = short_enough([*COMPARISONS[:4], long], reward.tokenizer, 18)
     assert (kept, left_out) == (COMPARISONS[:4], [long])

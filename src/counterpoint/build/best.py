@@ -19,6 +19,7 @@ from counterpoint.build.expert import claim_expert
 from counterpoint.build.pairs import METRICS, claim_folder, outcome
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.data.responses import prompt_column
+from counterpoint.data.split import opening
 from counterpoint.decode.band import Band
 from counterpoint.decode.parts import run_in_parts
 from counterpoint.decode.sampling import Sampling
@@ -106,16 +107,18 @@ def learn_best(
 
 
 def split_prompts(prompts: Sequence[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """To learn from, and to measure by: a share of the prompts, at least two."""
+    """To learn from, and to measure by: a share of the prompts, at least two; those of one `opening` count as one."""
     if not 0 < share < 1:
         raise CounterpointError(f"the share of prompts that is held out is {share:g}; it must lie between 0 and 1")
-    order = np.random.default_rng(seed).permutation(len(prompts))
-    held = max(2, round(len(prompts) * share))
-    if held >= len(prompts):
+    openings = list(dict.fromkeys(opening(prompt) for prompt in prompts))
+    order = np.random.default_rng(seed).permutation(len(openings))
+    count = max(2, round(len(openings) * share))
+    if count >= len(openings):
         raise CounterpointError(
-            f"{len(prompts)} different prompts, of which {held} are held out: none is left to learn from; give more"
+            f"{len(openings)} different prompts, of which {count} are held out: none is left to learn from; give more"
         )
-    return [prompts[i] for i in sorted(order[held:])], [prompts[i] for i in sorted(order[:held])]
+    held = {openings[index] for index in order[:count]}
+    return [p for p in prompts if opening(p) not in held], [p for p in prompts if opening(p) in held]
 
 
 def sample(model: str, best: BestConfig, prompts: Sequence[Prompt], base: Band, out: Path, bar: Bar) -> Samples:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -78,14 +79,21 @@ def everyone(dimensions: Sequence[str]) -> list[Profile]:
     return [Profile(dict.fromkeys(names, 1.0)) for names in named]
 
 
+def check_strength(strength: float | Literal["best"] | None) -> None:
+    """Refuse a strength that no method takes."""
+    if isinstance(strength, int | float) and not 0 <= strength < math.inf:
+        raise CounterpointError(f"strength is {strength:g}; it must be finite and at least 0, or best")
+
+
 def entries_for(
     band: Band, methods: Sequence[str], profiles: Sequence[Profile], strength: float | Literal["best"] | None
 ) -> tuple[list[Entry], dict[str, str]]:
     """The baselines and the methods asked for, or all that serve these profiles, with why the others do not.
 
     `strength` replaces the profiles' own; "best" is what the band found in training for each method. Raises
-    CounterpointError where a method that was asked for cannot serve a profile.
+    CounterpointError where a method that was asked for cannot serve a profile, and for a strength that none can.
     """
+    check_strength(strength)
     entries = [Entry(name, name) for name in REFERENCES]
     left_out: dict[str, str] = {}
     for method in methods or METHODS:

@@ -13,7 +13,7 @@ from counterpoint.models.adapter import CONFIG
 from counterpoint.models.load import load_tokenizer
 from counterpoint.rewards.bradley_terry import FILE
 from counterpoint.stages import Bar, Stages
-from counterpoint.train.dpo import DpoConfig, train_dpo
+from counterpoint.train.dpo import DpoConfig, check_beta, train_dpo
 from counterpoint.train.run import TrainResult
 from counterpoint.train.sft import SftConfig, train_sft
 from counterpoint.types import CounterpointError
@@ -34,6 +34,7 @@ def learn_expert(
     `beta` is that of the DPO loss by which either is measured. Raises CounterpointError where `out` holds anything but
     an expert.
     """
+    check_beta(beta)
     claim_expert(out)
     with stages.stage(f"expert for {divided.dimension}", str(divided)) as bar:
         result = _train(config, divided, out, bar)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from counterpoint.artifacts import MANIFEST, write_json
+from counterpoint.artifacts import MANIFEST, check_folder, check_place, write_json
 from counterpoint.data.comparisons import write_comparisons
 from counterpoint.data.examples import of_dimension
 from counterpoint.data.split import split_by_prompt
@@ -89,8 +89,9 @@ def longest_of(model: str, asked: int | None = None) -> int:
 
 def claim_folder(folder: Path, *marks: str) -> None:
     """Refuse a folder that holds anything but an earlier artefact with the files `marks`: a new one takes its place."""
-    holds = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if holds and not all((folder / mark).exists() for mark in (MANIFEST, *marks)):
+    check_place(folder)
+    check_folder(folder)
+    if folder.exists() and any(folder.iterdir()) and not all((folder / mark).exists() for mark in (MANIFEST, *marks)):
         raise CounterpointError(
             f"{folder}: holds other files, which would be lost; name a folder that is not there yet"
         )

@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from counterpoint.artifacts import write_json
+from counterpoint.artifacts import MANIFEST, check_folder, check_place, scratch_of, write_json
 from counterpoint.build.evaluation import REFERENCES, Evaluation
 from counterpoint.build.present import samples, texts, timed, write_responses
 from counterpoint.evaluate.compare import Standings
 from counterpoint.evaluate.report import Report, summary, write_report
 from counterpoint.profiles import format_profile
 from counterpoint.stages import Stages
+from counterpoint.types import CounterpointError
+
+ANSWERS = "answers"
+"""The folder of each method's answers, which the base's are the first to be in."""
 
 
 def report_of(found: Evaluation, stages: Stages, title: str) -> Report:
@@ -86,6 +90,17 @@ def scores_by_name(table: Standings) -> dict[str, dict[str, dict[str, float]]]:
         }
         for method, scores_RD in zip(table.methods, table.score_MRD, strict=True)
     }
+
+
+def claim_report(out: Path) -> None:
+    """Refuse a place that cannot be written, or that holds anything but an earlier evaluation, whole or cut short."""
+    check_place(out / "report.html")
+    check_folder(out)
+    if not out.exists() or not any(out.iterdir()):
+        return
+    first = out / ANSWERS / REFERENCES[0]
+    if not ((first / MANIFEST).exists() or scratch_of(first).exists()) or (out / "summary.json").exists():
+        raise CounterpointError(f"{out}: holds other files, of which some could be lost; name a new folder")
 
 
 def write_evaluation(out: Path, found: Evaluation, stages: Stages, title: str) -> None:

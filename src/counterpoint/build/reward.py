@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from counterpoint.artifacts import write_json
+from counterpoint.artifacts import read_json, write_json
 from counterpoint.build.pairs import (
     HELD_OUT,
     METRICS,
@@ -19,6 +19,7 @@ from counterpoint.build.pairs import (
     write_metrics,
 )
 from counterpoint.data.comparisons import write_comparisons
+from counterpoint.data.split import opening
 from counterpoint.evaluate.accuracy import measure_reward
 from counterpoint.rewards.bradley_terry import FILE, BradleyTerryReward
 from counterpoint.rewards.k_head import KHeadReward
@@ -26,7 +27,21 @@ from counterpoint.rewards.scorer import Scorer
 from counterpoint.stages import Stages
 from counterpoint.train.k_head import KHeadConfig, train_k_head
 from counterpoint.train.reward_model import RewardModelConfig, train_reward_model
-from counterpoint.types import Comparison, CounterpointError, Prompt, RewardFn
+from counterpoint.types import Comparison, CounterpointError, RewardFn
+
+
+def claim_reward(out: Path, dimensions: Sequence[str]) -> None:
+    """Refuse an output folder that holds anything but a reward model of the same dimensions."""
+    claim_folder(out, FILE)
+    if not (out / FILE).exists():
+        return
+    record = read_json(out / FILE)
+    found = record.get("dimensions", [record.get("dimension")])
+    if set(found) != set(dimensions):
+        raise CounterpointError(
+            f"{out}: holds a reward model of {', '.join(map(str, found))}, which one of {', '.join(dimensions)} would "
+            "replace; name another folder"
+        )
 
 
 def learn_reward(
@@ -35,9 +50,9 @@ def learn_reward(
     """Train a reward model into `out` and return what `out/metrics.json` says of it.
 
     Its accuracy on held-out prompts is beside that of a word counter whose direction is learned from the same pairs.
-    Raises CounterpointError where `out` holds anything but a reward model.
+    Raises CounterpointError where `out` holds anything but a reward model of this dimension.
     """
-    claim_folder(out, FILE)
+    claim_reward(out, [config.dimension])
     with stages.stage(f"reward model of {divided.dimension}", str(divided)) as bar:
         result = train_reward_model(config, divided.seen, out, progress=bar.task("steps"))
         bar.note(outcome(result, config.steps))
@@ -52,7 +67,7 @@ def learn_shared_reward(
 
     Each dimension is measured as `learn_reward` does; `divided` are to agree on the prompts (`divide_together`).
     """
-    claim_folder(out, FILE)
+    claim_reward(out, config.dimensions)
     names = ", ".join(config.dimensions)
     with stages.stage("reward model of several dimensions", f"one model with a head for each of {names}") as bar:
         for part in divided:
@@ -80,27 +95,32 @@ def divide_together(
 ) -> list[Divided]:
     """As `divide`, but a prompt is held out of all dimensions or of none, since one model learns from all of them.
 
-    What the model saw of a response on one dimension could give it away on another. All prompts stand in one drawn
-    order, of which the first are held out: the fewest that leave every dimension as many as `divide` would hold out.
+    What the model saw of a response on one dimension could give it away on another. The openings of all prompts stand
+    in one drawn order, of which the first are held out: the fewest that leave every dimension as many as `divide`
+    would hold out.
     """
     parts = [divide(comparisons, name, tokenizer, longest, share, seed) for name in dimensions]
-    prompts_D = [{c.prompt for c in (*part.seen, *part.unseen)} for part in parts]
-    kept = set().union(*prompts_D)
-    prompts = [prompt for prompt in dict.fromkeys(c.prompt for c in comparisons) if prompt in kept]
-    order = [prompts[index] for index in np.random.default_rng(seed).permutation(len(prompts))]
-    ends = [_end(order, own, prompts_of(part.unseen)) for own, part in zip(prompts_D, parts, strict=True)]
+    openings_D = [_openings((*part.seen, *part.unseen)) for part in parts]
+    kept = set().union(*openings_D)
+    openings = [text for text in dict.fromkeys(opening(c.prompt) for c in comparisons) if text in kept]
+    order = [openings[index] for index in np.random.default_rng(seed).permutation(len(openings))]
+    ends = [_end(order, own, len(_openings(part.unseen))) for own, part in zip(openings_D, parts, strict=True)]
     held = set(order[: max(ends)])
     return [_divided_by(part, held) for part in parts]
 
 
-def _end(order: Sequence[Prompt], own: set[Prompt], count: int) -> int:
-    """How long a beginning of the order holds `count` of a dimension's own prompts."""
-    return [place for place, prompt in enumerate(order, start=1) if prompt in own][count - 1]
+def _openings(comparisons: Sequence[Comparison]) -> set[str]:
+    return {opening(c.prompt) for c in comparisons}
 
 
-def _divided_by(part: Divided, held: set[Prompt]) -> Divided:
+def _end(order: Sequence[str], own: set[str], count: int) -> int:
+    """How long a beginning of the order holds `count` of a dimension's own openings."""
+    return [place for place, text in enumerate(order, start=1) if text in own][count - 1]
+
+
+def _divided_by(part: Divided, held: set[str]) -> Divided:
     both = (*part.seen, *part.unseen)
-    seen, unseen = (tuple(c for c in both if (c.prompt in held) == wanted) for wanted in (False, True))
+    seen, unseen = (tuple(c for c in both if (opening(c.prompt) in held) == wanted) for wanted in (False, True))
     if not seen:
         raise CounterpointError(
             f"dimension {part.dimension!r}: all its {prompts_of(both)} prompts are held out, so that every dimension "

@@ -1,11 +1,14 @@
 """What the commands share: the application, the consoles and the options that mean the same everywhere."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from counterpoint.types import CounterpointError
 
 if TYPE_CHECKING:
     from counterpoint.decode.band import Band
@@ -29,7 +32,24 @@ def set_threads(threads: int) -> None:
     """Let torch use so many threads; 0 is every core."""
     import torch
 
+    if threads < 0:
+        raise CounterpointError(f"--threads {threads}: expected 1 or more, or 0 for every core")
     torch.set_num_threads(threads or os.cpu_count() or 1)
+
+
+def check_out(to: Path | None, read: Sequence[Path]) -> None:
+    """Refuse to write over what is read, into a file of another kind, or where nothing can be written."""
+    from counterpoint.artifacts import check_place
+
+    if to is None:
+        return
+    if to.suffix != ".jsonl":
+        raise CounterpointError(f"--out {to}: expected a file name that ends with .jsonl")
+    if to.is_dir():
+        raise CounterpointError(f"--out {to}: is a folder, expected the name of a file")
+    if to.resolve() in [file.resolve() for file in read]:
+        raise CounterpointError(f"--out {to}: is read as well, and would be lost; name another file")
+    check_place(to)
 
 
 def load_band(folder: Path, threads: int, device: str = "cpu", dtype: str = "float32") -> "Band":

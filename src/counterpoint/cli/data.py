@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from counterpoint.cli.app import AsJson, app, out
+from counterpoint.cli.app import AsJson, app, check_out, out
 from counterpoint.types import Comparison, CounterpointError
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def data(
         transcripts=not keep_transcripts,
     )
     if to is not None:
-        if to.resolve() in [Path(file.name).resolve() for file in found.files]:
-            raise CounterpointError(f"--out {to}: is read as well, and would be lost; name another file")
+        check_out(to, [Path(file.name) for file in found.files])
         write_comparisons(to, found.comparisons)
     summaries, agreed = summarise(found.comparisons), agreements(found.comparisons)
     if as_json:
@@ -180,9 +179,9 @@ def print_examples(comparisons: Sequence[Comparison]) -> None:
         say(f"  rejected: {one_line(comparison.rejected)}")
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, width: int = WIDTH) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3]}..."
+    return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
 def print_dropped(found: "Comparisons") -> None:

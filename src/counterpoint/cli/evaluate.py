@@ -42,18 +42,21 @@ def evaluate(
 ) -> None:
     """Answer your prompts with every method for every profile, and see by your rewards which serves people best."""
     from counterpoint.build.evaluation import evaluate as run
-    from counterpoint.build.results import results_of, write_evaluation
+    from counterpoint.build.results import ANSWERS, claim_report, results_of, write_evaluation
     from counterpoint.decode.sampling import Sampling
     from counterpoint.stages import Stages
 
+    if folder is not None:
+        claim_report(folder)
+    dose = parse_strength(strength)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
     loaded = load_band(band, threads, device, dtype)
     judge = find_rewards(band, reward or [], rewards, device)
     people = find_profiles(loaded, profile or [], judge)
     asked = find_prompts(loaded, prompts, parse_columns(column or []), limit, skip_bad)
-    trial = make_trial(loaded, asked, people, method or [], parse_strength(strength), sampling, raw)
+    trial = make_trial(loaded, asked, people, method or [], dose, sampling, raw)
     stages = Stages()
-    found = run(loaded, band, trial, judge, stages, None if folder is None else folder / "answers")
+    found = run(loaded, band, trial, judge, stages, None if folder is None else folder / ANSWERS)
     title = f"Counterpoint: {band.resolve().name}"
     if folder is not None:
         write_evaluation(folder, found, stages, title)
@@ -126,12 +129,17 @@ def find_prompts(
 
 
 def parse_strength(text: str | None) -> "float | Literal['best'] | None":
+    """Read `--strength`, and refuse one that no method takes."""
+    from counterpoint.build.evaluation import check_strength
+
     if text is None or text == "best":
         return text  # type: ignore[return-value]
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         raise CounterpointError(f"--strength {text!r}: expected a number, or best") from None
+    check_strength(number)
+    return number
 
 
 def make_trial(

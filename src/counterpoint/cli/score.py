@@ -3,19 +3,25 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from counterpoint.cli.app import AsJson, Device, Threads, app, out, set_threads
-from counterpoint.cli.data import parse_columns
+from counterpoint.cli.app import AsJson, Device, Threads, app, check_out, out, set_threads
+from counterpoint.cli.data import one_line, parse_columns
 from counterpoint.cli.tell import tell_left_out
-from counterpoint.types import CounterpointError, RewardFn
+from counterpoint.types import CounterpointError, Prompt, RewardFn
 
 if TYPE_CHECKING:
     from counterpoint.evaluate.scored import PairAccuracy, Scored
+    from counterpoint.rewards.rules import Rewards
+
+
+WIDTH = 60
 
 
 @app.command()
@@ -36,14 +42,13 @@ def score(
     from counterpoint.artifacts import write_text
     from counterpoint.models.load import parse_device
     from counterpoint.rewards.load import parse_reward, take_messages
-    from counterpoint.rewards.rules import Rewards
 
     check_out(to, files)
     set_threads(threads)
     where = str(parse_device(device))
     parts = [part for text in reward for part in parse_reward(text, where)]
     reading = {"skip_bad": skip_bad, "columns": parse_columns(column or []), "transcripts": take_messages(parts)}
-    scored = score_files(files, Rewards(parts), dimension, seed, reading)
+    scored = score_files(files, parts, dimension, seed, reading, written=to is not None)
     if to is not None:
         write_text(to, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored.rows))
     if as_json:
@@ -54,36 +59,73 @@ def score(
     print_scored(scored)
 
 
-def check_out(to: Path | None, files: Sequence[Path]) -> None:
-    """Refuse to write over what is read, or into a file of another kind."""
-    if to is None:
-        return
-    if to.suffix != ".jsonl":
-        raise CounterpointError(f"--out {to}: expected a file name that ends with .jsonl")
-    if to.resolve() in [file.resolve() for file in files]:
-        raise CounterpointError(f"--out {to}: is read as well, and would be lost; name another file")
-
-
 def score_files(
-    files: Sequence[Path], rewards: RewardFn, dimension: str | None, seed: int, reading: dict[str, Any]
+    files: Sequence[Path], parts: Sequence[RewardFn], dimension: str | None, seed: int, reading: dict[str, Any],
+    written: bool,
+) -> "Scored":  # fmt: skip
+    """Read what the files hold, and score it; `reading` are the arguments that both readers take.
+
+    Where the rows are to be `written`, a column that scores would replace is refused before anything is scored.
+    """
+    from counterpoint.data.responses import hold_pairs
+    from counterpoint.rewards.rules import Rewards
+
+    rewards = Rewards(parts)
+    if not hold_pairs(files, reading["columns"]):
+        return of_responses(files, rewards, reading, written)
+    only = rewards.dimensions[0] if len(rewards.dimensions) == 1 else None
+    return of_pairs(files, rewards, dimension or only, seed, reading, written)
+
+
+def of_pairs(
+    files: Sequence[Path], rewards: "Rewards", dimension: str | None, seed: int, reading: dict[str, Any], written: bool
 ) -> "Scored":
-    """Read what the files hold, and score it; `reading` are the arguments that both readers take."""
+    """Score both responses of each pair."""
     from counterpoint.data.comparisons import read_comparisons
-    from counterpoint.data.responses import hold_pairs, read_responses
-    from counterpoint.evaluate.scored import score_pairs, score_responses
+    from counterpoint.evaluate.scored import PAIR_COLUMNS, check_columns, score_pairs
     from counterpoint.stages import Stages
 
-    names = ", ".join(rewards.dimensions)
-    if hold_pairs(files, reading["columns"]):
-        only = rewards.dimensions[0] if len(rewards.dimensions) == 1 else None
-        pairs = read_comparisons(files, dimension or only, **reading)
-        tell_left_out(pairs.dropped)
-        with Stages().stage("scores", f"{len(pairs.comparisons)} pairs by {names}") as bar:
-            return score_pairs(pairs.comparisons, rewards, seed, bar.task("responses"))
+    found = read_comparisons(files, dimension, **reading)
+    tell_left_out(found.dropped)
+    if written:
+        check_columns(found.rest, PAIR_COLUMNS)
+    asked = [(c.prompt, (c.chosen, c.rejected)) for c in found.comparisons]
+    fit_P = fit(asked, rewards.parts, reading["skip_bad"])
+    kept, rest = list(compress(found.comparisons, fit_P)), list(compress(found.rest, fit_P))
+    with Stages().stage("scores", f"{len(kept)} pairs by {', '.join(rewards.dimensions)}") as bar:
+        return score_pairs(kept, rest, rewards, seed, bar.task("responses"))
+
+
+def of_responses(files: Sequence[Path], rewards: "Rewards", reading: dict[str, Any], written: bool) -> "Scored":
+    """Score each response."""
+    from counterpoint.data.responses import read_responses
+    from counterpoint.evaluate.scored import check_columns, score_responses
+    from counterpoint.stages import Stages
+
     found = read_responses(files, **reading)
     tell_left_out(found.dropped)
-    with Stages().stage("scores", f"{len(found.responses)} responses by {names}") as bar:
-        return score_responses(found.responses, rewards, bar.task("responses"))
+    if written:
+        check_columns([r.row for r in found.responses], ["scores"])
+    fit_N = fit([(r.prompt, (r.response,)) for r in found.responses], rewards.parts, reading["skip_bad"])
+    kept = list(compress(found.responses, fit_N))
+    with Stages().stage("scores", f"{len(kept)} responses by {', '.join(rewards.dimensions)}") as bar:
+        return score_responses(kept, rewards, bar.task("responses"))
+
+
+def fit(asked: Sequence[tuple[Prompt, Sequence[str]]], parts: Sequence[RewardFn], skip_bad: bool) -> list[bool]:
+    """With `skip_bad`, whether all models can read the responses to each prompt; says which are left out."""
+    from counterpoint.rewards.load import check_lengths
+
+    found = [True] * len(asked)
+    for index, (prompt, responses) in enumerate(asked if skip_bad else ()):
+        try:
+            check_lengths(parts, prompt, responses)
+        except CounterpointError as error:
+            tell_left_out([error])
+            found[index] = False
+    if not any(found):
+        raise CounterpointError(f"all {len(found)} rows are too long for a reward model; shorten them")
+    return found
 
 
 def as_numbers(scored: "Scored") -> dict[str, Any]:
@@ -101,15 +143,8 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
             scores = row.get(f"{kind}_scores" if kind else "scores")
             if scores is not None:
                 said = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-                table.add_row(f"{number} {kind}".strip(), said, brief_line(row[kind or "response"]))
+                table.add_row(f"{number} {kind}".strip(), said, escape(one_line(row[kind or "response"], WIDTH)))
     out.print(table)
-
-
-def brief_line(text: str) -> str:
-    from rich.markup import escape
-
-    line = " ".join(text.split())
-    return escape(line if len(line) <= 60 else f"{line[:57]}...")
 
 
 def print_scored(scored: "Scored") -> None:

@@ -64,7 +64,10 @@ def reward(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Learn to judge a dimension from pairs of responses (Bradley-Terry), and see how well on prompts held out."""
+    """Learn to judge a dimension from pairs of responses (Bradley-Terry), and see how well on prompts held out.
+
+    Computes on a CUDA device where there is one, else on the CPU; CUDA_VISIBLE_DEVICES chooses.
+    """
     from counterpoint.build.pairs import longest_of
     from counterpoint.build.reward import divide_together, learn_shared_reward
     from counterpoint.models.load import load_tokenizer
@@ -106,14 +109,13 @@ def one_each(
     holdout: float,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """A reward model per dimension into its place; all data and places are checked before the first is trained."""
-    from counterpoint.build.pairs import claim_folder, divide
-    from counterpoint.build.reward import learn_reward
-    from counterpoint.rewards.bradley_terry import FILE
+    from counterpoint.build.pairs import divide
+    from counterpoint.build.reward import claim_reward, learn_reward
     from counterpoint.stages import Stages
 
     divided = [divide(comparisons, name, tokenizer, config.max_length, holdout, config.seed) for name in places]
-    for place in places.values():
-        claim_folder(place, FILE)
+    for name, place in places.items():
+        claim_reward(place, [name])
     stages = Stages()
     return {
         part.dimension: learn_reward(
@@ -152,7 +154,10 @@ def expert(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Learn a LoRA expert for a dimension, and see on prompts held out what it learned."""
+    """Learn a LoRA expert for a dimension, and see on prompts held out what it learned.
+
+    Computes on a CUDA device where there is one, else on the CPU; CUDA_VISIBLE_DEVICES chooses.
+    """
     from counterpoint.build.best import BestConfig
     from counterpoint.build.pairs import longest_of
     from counterpoint.profiles import check_name

@@ -25,12 +25,16 @@ from counterpoint.types import Comparison, CounterpointError
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What was read: the comparisons, the rows that were dropped, the columns not used, and each file's counts."""
+    """What was read: the comparisons, the rows that were dropped, the columns not used, and each file's counts.
+
+    `rest` holds, for each comparison, what its row has in columns that were not used (nothing where scores made pairs).
+    """
 
     comparisons: tuple[Comparison, ...]
     dropped: tuple[BadRow, ...]
     extra_columns: tuple[str, ...]
     files: tuple[FileReport, ...] = ()
+    rest: tuple[dict[str, Any], ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -78,16 +82,17 @@ def read_comparisons(
     wanted = _Wanted(dimension, known, by_hand(columns), scoring, transcripts)
     for name in scoring.dimensions if scoring else ():
         _check_known(name, known)
-    comparisons: list[Comparison] = []
+    found: list[tuple[Comparison, dict[str, Any]]] = []
     bad: list[BadRow] = []
     files: list[FileReport] = []
     for table in find_tables(paths):
         report = FileReport.of(table)
-        comparisons += _of_table(table, wanted, report, bad if skip_bad else None)
+        found += _of_table(table, wanted, report, bad if skip_bad else None)
         files.append(report)
-    if not comparisons:
+    if not found:
         raise _none(bad, files)
-    return Comparisons(tuple(comparisons), tuple(bad), unused_columns(files), tuple(files))
+    comparisons, rest = zip(*found, strict=True)
+    return Comparisons(comparisons, tuple(bad), unused_columns(files), tuple(files), rest)
 
 
 def write_comparisons(path: str | Path, comparisons: Iterable[Comparison]) -> None:
@@ -111,18 +116,24 @@ def _row(comparison: Comparison) -> dict[str, object]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "dimension": comparison.dimension}
 
 
-def _of_table(table: Table, wanted: _Wanted, report: FileReport, bad: list[BadRow] | None) -> Iterator[Comparison]:
-    for comparison in (_paired if wanted.scoring else _compared)(table, wanted, report, bad):
+def _of_table(
+    table: Table, wanted: _Wanted, report: FileReport, bad: list[BadRow] | None
+) -> Iterator[tuple[Comparison, dict[str, Any]]]:
+    for comparison, rest in (_paired if wanted.scoring else _compared)(table, wanted, report, bad):
         report.comparisons[comparison.dimension] += 1
-        yield comparison
+        yield comparison, rest
 
 
-def _compared(table: Table, wanted: _Wanted, report: FileReport, bad: list[BadRow] | None) -> Iterator[Comparison]:
-    for comparisons in read_rows(table, partial(_of_row, wanted=wanted, report=report), report, bad):
-        yield from comparisons
+def _compared(
+    table: Table, wanted: _Wanted, report: FileReport, bad: list[BadRow] | None
+) -> Iterator[tuple[Comparison, dict[str, Any]]]:
+    for row in read_rows(table, partial(_of_row, wanted=wanted, report=report), report, bad):
+        yield from ((read.comparison, read.rest) for read in row)
 
 
-def _paired(table: Table, wanted: _Wanted, report: FileReport, bad: list[BadRow] | None) -> Iterator[Comparison]:
+def _paired(
+    table: Table, wanted: _Wanted, report: FileReport, bad: list[BadRow] | None
+) -> Iterator[tuple[Comparison, dict[str, Any]]]:
     """Comparisons of a table of scored responses, whose every row is read first: a prompt's rows may lie apart."""
     scoring = wanted.scoring
     assert scoring is not None
@@ -134,7 +145,7 @@ def _paired(table: Table, wanted: _Wanted, report: FileReport, bad: list[BadRow]
     report.alone = sum(len(responses) == 1 for responses in groups.values())
     for responses in groups.values():
         try:
-            yield from pairs_of(responses, scoring)
+            yield from ((comparison, {}) for comparison in pairs_of(responses, scoring))
         except CounterpointError as error:
             raise CounterpointError(f"{table.name}: {error}") from None
 
@@ -154,7 +165,7 @@ def _none(bad: list[BadRow], files: list[FileReport]) -> CounterpointError:
     return CounterpointError(f"{names}: no comparison came of it; found {', '.join(found)}")
 
 
-def _of_row(values: Mapping[str, Any], wanted: _Wanted, report: FileReport) -> list[Comparison]:
+def _of_row(values: Mapping[str, Any], wanted: _Wanted, report: FileReport) -> "list[_Read]":
     """The comparisons of one row: one per preference, but for ties."""
     layout = understand_comparison(tuple(values), wanted.columns)
     found = []
@@ -168,7 +179,7 @@ def _of_row(values: Mapping[str, Any], wanted: _Wanted, report: FileReport) -> l
             found.append(_comparison(values, layout, choice, dimension, wanted.transcripts))
     report.count(layout, set().union(*(read.unused for read in found)), any(read.was_transcript for read in found))
     report.undecided.update(undecided)
-    return [read.comparison for read in found]
+    return found
 
 
 def _choices(values: Mapping[str, Any], layout: Layout) -> Iterator[tuple[str, tuple[str, str] | None]]:
@@ -185,7 +196,7 @@ def _choices(values: Mapping[str, Any], layout: Layout) -> Iterator[tuple[str, t
 def _dimension(values: Mapping[str, Any], layout: Layout, wanted: _Wanted) -> str:
     column = layout.parts.get("dimension")
     found = values[column] if column is not None else None
-    name = wanted.dimension if found is None else found
+    name = wanted.dimension if found is None or found == "" else found  # a CSV has no other way to hold nothing
     if not isinstance(name, str | None):
         raise CounterpointError(f"field {column!r}: expected the name of a dimension, found {brief(name)}")
     if not name:
@@ -202,11 +213,12 @@ def _check_known(dimension: str, known: Sequence[str] | None) -> None:
 
 @dataclass(frozen=True)
 class _Read:
-    """A comparison, the keys of its messages that were not used, and whether it was a transcript."""
+    """A comparison, its messages' keys that were not used, whether it was a transcript, and its row's other columns."""
 
     comparison: Comparison
     unused: set[str]
     was_transcript: bool
+    rest: dict[str, Any]
 
 
 def _comparison(
@@ -222,4 +234,5 @@ def _comparison(
         renamed = [f"{name!r} is the column {column!r}" for name, column in fields.items() if name != column]
         where = f" ({', '.join(renamed)})" if renamed else ""
         raise CounterpointError(f"{error}{where}") from None
-    return _Read(Comparison(prompt, chosen, rejected, dimension), extra_keys(row), was_transcript)
+    rest = {column: values[column] for column in layout.unused}
+    return _Read(Comparison(prompt, chosen, rejected, dimension), extra_keys(row), was_transcript, rest)

@@ -170,7 +170,8 @@ def _lack(columns: Columns, parts: Mapping[str, str], names: Mapping[str, str], 
         return f"no column says which of {' and '.join(pair)} is better; {found}; name it: --column preference=COLUMN"
     lack = f"field 'chosen': missing; {found}"
     if "rejected" not in parts and (_find("response", names) or _find("completions", names)):
-        return f"{lack}; if these are responses with scores, name the scores, as in --scores helpfulness,verbosity"
+        command = "counterpoint data FILE --scores helpfulness,verbosity --out pairs.jsonl"
+        return f"{lack}; if these are responses with scores, first run `{command}`"
     return f"{lack}; name the columns: --column chosen=COLUMN, --column rejected=COLUMN"
 
 

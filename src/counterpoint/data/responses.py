@@ -66,8 +66,16 @@ def read_responses(
 
 
 def hold_pairs(paths: Sequence[str | Path], columns: Mapping[str, str] | None = None) -> bool:
-    """Whether files hold comparisons, by the columns of the first row."""
-    table = find_tables(paths, (*TEXT, *ROWS))[0]
+    """Whether files hold comparisons, by the columns of their first rows; files of both kinds are an error."""
+    tables = find_tables(paths, (*TEXT, *ROWS))
+    pairs = [table.name for table in tables if _holds_pairs(table, columns)]
+    others = [table.name for table in tables if table.name not in pairs]
+    if pairs and others:
+        raise CounterpointError(f"{pairs[0]} holds pairs, but {others[0]} responses; score them one after the other")
+    return bool(pairs)
+
+
+def _holds_pairs(table: Table, columns: Mapping[str, str] | None) -> bool:
     if _is_text(table):
         return False
     first = next((values for _, values in table.rows() if isinstance(values, dict)), {})

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from counterpoint.evaluate.bootstrap import Interval, mean_interval
-from counterpoint.rewards.bradley_terry import accuracy, margins
+from counterpoint.rewards.bradley_terry import accuracy
 from counterpoint.rewards.length import learn_length
 from counterpoint.types import Comparison, Prompt, RewardFn
 
@@ -49,5 +49,4 @@ def prompt_means(value_P: ArrayLike, comparisons: Sequence[Comparison]) -> list[
 
 def length_accuracy(seen: Sequence[Comparison], unseen: Sequence[Comparison]) -> np.ndarray:
     """How often the longer response (or the shorter, whichever `seen` favours) is the chosen one; a tie is half."""
-    margin_P = margins(learn_length(seen, unseen[0].dimension), unseen)
-    return np.asarray((np.sign(margin_P) + 1) / 2, dtype=float)
+    return accuracy(learn_length(seen, unseen[0].dimension), unseen)

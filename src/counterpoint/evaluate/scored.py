@@ -1,6 +1,6 @@
 """What rewards say of many responses: of each, and in a few numbers per dimension."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,12 @@ from counterpoint.data.responses import Response, prompt_column
 from counterpoint.evaluate.accuracy import prompt_means
 from counterpoint.evaluate.bootstrap import Interval, mean_interval
 from counterpoint.rewards.scorer import Scorer
-from counterpoint.types import Comparison, RewardFn
+from counterpoint.types import Comparison, CounterpointError, RewardFn
 
 Progress = Callable[[int, int], None]
+
+PAIR_COLUMNS = ("prompt", "chosen", "rejected", "dimension", "chosen_scores", "rejected_scores")
+"""The columns of a scored pair, whatever its parts were called where it was read."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,14 @@ class Scored:
     accuracies: dict[str, PairAccuracy]
 
 
+def check_columns(rows: Iterable[Mapping[str, Any]], new: Sequence[str]) -> None:
+    """Refuse rows that hold a column of the name of a new one, which would be lost."""
+    for row in rows:
+        for name in new:
+            if name in row:
+                raise CounterpointError(f"there is a column {name!r} already, which would be lost; rename it")
+
+
 def score_responses(responses: Sequence[Response], reward: RewardFn, progress: Progress) -> Scored:
     """Score responses; a row keeps its columns and gets `scores`, in place of a column of that name."""
     scorer = Scorer(reward, progress, len(responses))
@@ -90,8 +101,11 @@ def score_responses(responses: Sequence[Response], reward: RewardFn, progress: P
     return Scored(rows, spreads(scores_ND, reward.dimensions), {})
 
 
-def score_pairs(comparisons: Sequence[Comparison], reward: RewardFn, seed: int, progress: Progress) -> Scored:
-    """Score both responses of every pair; a row gets `chosen_scores` and `rejected_scores`."""
+def score_pairs(
+    comparisons: Sequence[Comparison], rest: Sequence[Mapping[str, Any]], reward: RewardFn, seed: int,
+    progress: Progress,
+) -> Scored:  # fmt: skip
+    """Score both responses of every pair; a row gets `PAIR_COLUMNS` beside the other columns that `rest` holds."""
     names, prompts = reward.dimensions, [c.prompt for c in comparisons]
     scorer = Scorer(reward, progress, 2 * len(comparisons))
     chosen_PD = scorer(prompts, [c.chosen for c in comparisons])
@@ -99,10 +113,10 @@ def score_pairs(comparisons: Sequence[Comparison], reward: RewardFn, seed: int, 
     named = zip(comparisons, _by_name(chosen_PD, names), _by_name(rejected_PD, names), strict=True)
     rows = [
         {
-            "prompt": prompt_column(c.prompt), "chosen": c.chosen, "rejected": c.rejected, "dimension": c.dimension,
-            "chosen_scores": chosen, "rejected_scores": rejected,
+            **other, "prompt": prompt_column(c.prompt), "chosen": c.chosen, "rejected": c.rejected,
+            "dimension": c.dimension, "chosen_scores": chosen, "rejected_scores": rejected,
         }
-        for c, chosen, rejected in named
+        for other, (c, chosen, rejected) in zip(rest, named, strict=True)
     ]  # fmt: skip
     accuracies = pair_accuracies(comparisons, chosen_PD, rejected_PD, names, seed)
     return Scored(rows, spreads(np.vstack([chosen_PD, rejected_PD]), names), accuracies)

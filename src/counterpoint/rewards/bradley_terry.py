@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification
 
 from counterpoint.artifacts import read_json
-from counterpoint.data.examples import example, pairs
+from counterpoint.data.examples import Example, example, pairs
 from counterpoint.models.load import load_model, load_tokenizer, quiet
 from counterpoint.types import Comparison, CounterpointError, Prompt, RewardFn
 
@@ -50,14 +51,34 @@ def classifier(model: Any, pad_token_id: int, heads: int = 1) -> Any:
 
 
 def load_classifier(folder: Path, base: str, heads: int, device: str) -> tuple[Any, Any]:
-    """The model that a trainer left in `folder`, in evaluation mode, and its tokenizer."""
+    """The model that a trainer left in `folder`, in evaluation mode, and its tokenizer.
+
+    Raises CounterpointError where its files are missing or broken.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise CounterpointError(f"{folder}: holds no parameters (*.safetensors); copy the whole folder or train again")
     tokenizer = load_tokenizer(str(folder))
+    try:
+        model = _load_parameters(folder, base, heads, tokenizer.pad_token_id)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CounterpointError(f"{folder}: no reward model could be loaded: {reason}; train it again") from error
+    return model.to(device).eval(), tokenizer
+
+
+def _load_parameters(folder: Path, base: str, heads: int, pad_token_id: int) -> Any:
     with quiet(), torch.random.fork_rng(devices=[]):
         if (folder / "adapter_config.json").exists():
-            model = PeftModel.from_pretrained(classifier(load_model(base), tokenizer.pad_token_id, heads), folder)
-        else:
-            model = AutoModelForSequenceClassification.from_pretrained(folder)
-    return model.to(device).eval(), tokenizer
+            return PeftModel.from_pretrained(classifier(load_model(base), pad_token_id, heads), folder)
+        return AutoModelForSequenceClassification.from_pretrained(folder)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `reward.json` says; raises CounterpointError where it does not name the base."""
+    record = read_json(folder / FILE)
+    if not isinstance(record, dict) or not isinstance(record.get("base"), str):
+        raise CounterpointError(f"{folder / FILE}: no field 'base' with the model that was trained; train it again")
+    return record
 
 
 class BradleyTerryReward:
@@ -72,7 +93,7 @@ class BradleyTerryReward:
     @classmethod
     def load(cls, folder: Path, batch: int = 64, device: str = "cpu") -> "BradleyTerryReward":
         """Load what `train_reward_model` wrote; `batch` is how many responses are scored at once."""
-        record = read_json(folder / FILE)
+        record = read_record(folder)
         if "dimension" not in record:
             raise CounterpointError(f"{folder / FILE}: no field 'dimension'; a model of several is a KHeadReward")
         model, tokenizer = load_classifier(folder, record["base"], 1, device)
@@ -90,14 +111,19 @@ class BradleyTerryReward:
 def score(model: Any, tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[str], batch: int) -> np.ndarray:
     """`scores_NK` of a classifier with K labels. Raises CounterpointError where the model has too few positions."""
     examples = [example(p, r, tokenizer) for p, r in zip(prompts, responses, strict=True)]
-    positions = model.config.max_position_embeddings
-    for index, e in enumerate(examples):
-        if e.length > positions:
-            raise CounterpointError(
-                f"response {index} ({responses[index][:40]!r}) has {e.length} tokens with its prompt, but the reward "
-                f"model has {positions} positions; leave it out (`short_enough` does so for comparisons)"
-            )
+    for e, response in zip(examples, responses, strict=True):
+        check_length(e, response, model)
     return score_ids(model, [[*e.prompt_ids, *e.response_ids] for e in examples], tokenizer.pad_token_id, batch)
+
+
+def check_length(found: Example, response: str, model: Any) -> None:
+    """Refuse a response that has more tokens with its prompt than the model has positions."""
+    positions = model.config.max_position_embeddings
+    if found.length > positions:
+        raise CounterpointError(
+            f"response {response[:40]!r} has {found.length} tokens with its prompt, but the reward model has "
+            f"{positions} positions; shorten it or leave it out, as `counterpoint score --skip-bad` does"
+        )
 
 
 def score_ids(model: Any, sequences: Sequence[Sequence[int]], pad: int, batch: int) -> np.ndarray:
@@ -149,5 +175,5 @@ def margins(reward: RewardFn, comparisons: Sequence[Comparison]) -> np.ndarray:
 
 
 def accuracy(reward: RewardFn, comparisons: Sequence[Comparison]) -> np.ndarray:
-    """For each comparison, 1.0 where the reward prefers its chosen response, else 0.0 (so for a tie)."""
-    return (margins(reward, comparisons) > 0).astype(np.float64)
+    """For each comparison, 1.0 where the reward prefers its chosen response, 0.5 for a tie, else 0.0."""
+    return np.asarray((np.sign(margins(reward, comparisons)) + 1) / 2, dtype=np.float64)

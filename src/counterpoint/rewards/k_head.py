@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from counterpoint.artifacts import read_json
-from counterpoint.rewards.bradley_terry import FILE, load_classifier, score
+from counterpoint.rewards.bradley_terry import FILE, load_classifier, read_record, score
 from counterpoint.types import CounterpointError, Prompt
 
 
@@ -26,7 +25,7 @@ class KHeadReward:
     @classmethod
     def load(cls, folder: Path, batch: int = 64, device: str = "cpu") -> "KHeadReward":
         """Load what `train_k_head` wrote; `batch` is how many responses are scored at once."""
-        record = read_json(folder / FILE)
+        record = read_record(folder)
         if "dimensions" not in record:
             raise CounterpointError(f"{folder / FILE}: no field 'dimensions'; a model of one is a BradleyTerryReward")
         model, tokenizer = load_classifier(folder, record["base"], len(record["dimensions"]), device)

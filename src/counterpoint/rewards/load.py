@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from counterpoint.artifacts import read_json
 from counterpoint.data.asked import as_asked
+from counterpoint.data.examples import example
 from counterpoint.profiles import unknown_name
-from counterpoint.rewards.bradley_terry import FILE, BradleyTerryReward
+from counterpoint.rewards.bradley_terry import FILE, BradleyTerryReward, check_length, read_record
 from counterpoint.rewards.k_head import KHeadReward
 from counterpoint.rewards.rules import parse_rule
 from counterpoint.types import CounterpointError, Prompt, RewardFn
@@ -69,7 +69,7 @@ def load_reward(folder: Path, device: str = "cpu") -> RewardFn:
     """The reward model of a folder, of whichever kind its `reward.json` says."""
     if not (folder / FILE).exists():
         raise CounterpointError(f"{folder}: holds no {FILE}; expected a reward model of `counterpoint train reward`")
-    kind = KHeadReward if "dimensions" in read_json(folder / FILE) else BradleyTerryReward
+    kind = KHeadReward if "dimensions" in read_record(folder) else BradleyTerryReward
     return Trained(kind.load(folder, device=device))
 
 
@@ -85,8 +85,21 @@ def load_rewards(folder: Path, device: str = "cpu") -> list[RewardFn]:
 
 def take_messages(rewards: Sequence[RewardFn]) -> bool:
     """Whether every trained model among rewards has a chat template, without which it reads text alone."""
+    return all(part.model.tokenizer.chat_template for part in trained_among(rewards))
+
+
+def trained_among(rewards: Sequence[RewardFn]) -> list[Trained]:
+    """The trained models, whatever their dimensions are called."""
     parts = [reward.reward if isinstance(reward, Column) else reward for reward in rewards]
-    return all(part.model.tokenizer.chat_template for part in parts if isinstance(part, Trained))
+    return [part for part in parts if isinstance(part, Trained)]
+
+
+def check_lengths(rewards: Sequence[RewardFn], prompt: Prompt, responses: Sequence[str]) -> None:
+    """Refuse responses to a prompt of which one is too long for a trained model among rewards."""
+    for part in trained_among(rewards):
+        asked = as_asked(prompt, part.model.tokenizer)
+        for response in responses:
+            check_length(example(asked, response, part.model.tokenizer), response, part.model.model)
 
 
 def _named(reward: RewardFn, name: str, spec: str) -> RewardFn:

@@ -9,6 +9,7 @@ grow unlikely together, and small models then fall silent.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from counterpoint.train.run import (
     seeded,
     write_record,
 )
-from counterpoint.types import Comparison
+from counterpoint.types import Comparison, CounterpointError
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ def train_dpo(
     """Train an expert on the comparisons of `config.dimension` and write it to `out`, as `train_sft` does.
 
     A pair of which either side is longer than `max_length` is left out and counted. Raises CounterpointError where no
-    comparison is on that dimension.
+    comparison is on that dimension, and for a `beta` or `sft_weight` that is out of range.
     """
+    _check(config)
     tokenizer = load_tokenizer(config.model)
     kept, dropped = keep_short(pairs(of_dimension(comparisons, config.dimension), tokenizer), config)
 
@@ -93,6 +95,18 @@ def train_dpo(
         write_record(scratch, losses, dropped)
 
     return result(out, make_once(out, config, inputs_of(config, kept), make))
+
+
+def check_beta(beta: float) -> None:
+    """Refuse a beta with which the loss does not prefer the chosen response."""
+    if not 0 < beta < math.inf:
+        raise CounterpointError(f"beta is {beta}; it must be more than 0, such as 0.1")
+
+
+def _check(config: DpoConfig) -> None:
+    check_beta(config.beta)
+    if not 0 <= config.sft_weight < math.inf:
+        raise CounterpointError(f"sft_weight is {config.sft_weight}; it must be at least 0")
 
 
 def dpo_trainer(config: DpoConfig, rows: Sequence[Pair], base: Any, tokenizer: Any, work: Path) -> Any:

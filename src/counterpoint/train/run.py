@@ -107,6 +107,8 @@ def _check(config: RunConfig) -> None:
     for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("lora_rank", 0), ("checkpoint_every", 0)):
         if (value := getattr(config, name)) < least:
             raise CounterpointError(f"{name} is {value}; it must be at least {least}")
+    if not 0 < config.learning_rate < math.inf:
+        raise CounterpointError(f"learning_rate is {config.learning_rate}; it must be more than 0, such as 0.001")
     if config.schedule not in get_args(Schedule):
         raise CounterpointError(f"schedule is {config.schedule!r}; it must be one of {', '.join(get_args(Schedule))}")
 
