@@ -24,7 +24,8 @@ class Bench:
         self.bank = LoraBank(self.model)
         for index in range(ADAPTERS):
             self.bank.add(f"e{index}", read_adapter(adapter_folder(folder, index)))
-        self.engine = Engine(Rows(self.model, self.bank), lambda tokens: "", end_tokens=(), longest=2048)
+        self.rows = Rows(self.model, self.bank)
+        self.engine = Engine(self.rows, lambda tokens: "", end_tokens=(), longest=2048)
 
     def requests(self, plans: Sequence[Plan], tokens: int) -> list[Request]:
         sampling = Sampling(temperature=0, max_tokens=tokens)

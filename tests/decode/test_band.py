@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 
 from counterpoint import Band
-from counterpoint.compose import soup
 from counterpoint.compose.plan import Row
-from counterpoint.decode.band import METHODS, SOUPS_KEPT
+from counterpoint.decode.band import METHODS
 from counterpoint.decode.sampling import Sampling
-from counterpoint.models.adapter import LoraFactors
 from counterpoint.models.band_file import DimensionEntry
 from counterpoint.models.fit import end_tokens
-from counterpoint.types import CounterpointError, Message, Profile, Prompt, Weighting
+from counterpoint.types import CounterpointError, Message, Profile, Prompt
 
 SHORT = Sampling(max_tokens=12, seed=3)
 COMPOSED = ("best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log")
@@ -202,67 +200,12 @@ def test_best_expert_goes_by_scores_and_weights(band: Band, weights: dict[str, f
 # Soups
 
 
-@pytest.fixture
-def merges(monkeypatch: pytest.MonkeyPatch) -> list[Weighting]:
-    """Every weighting that is merged from here on."""
-    merged: list[Weighting] = []
-    merge = soup.merge
-
-    def counted(experts: dict[str, LoraFactors], weighting: Weighting) -> LoraFactors:
-        merged.append(weighting)
-        return merge(experts, weighting)
-
-    monkeypatch.setattr(soup, "merge", counted)
-    return merged
-
-
-def blends(count: int) -> list[Profile]:
-    return [Profile({"terse": 1.0, "warm": 0.1 * (n + 1)}) for n in range(count)]
-
-
-def test_a_soup_is_merged_once(band: Band, merges: list[Weighting]) -> None:
-    for _ in range(3):
-        band.respond(["Hi", "Yo", "So"], [BOTH, Profile({"terse": 2.0, "warm": 1.0}), None], sampling=SHORT)
-    assert len(merges) == 1
-    band.respond(["Hi"], [replace(BOTH, strength=0.5)], sampling=SHORT)
-    assert len(merges) == 2
-
-
-def test_more_soups_than_are_kept_in_one_call(band: Band, merges: list[Weighting]) -> None:
-    """All are there while they are needed; then the newest are kept."""
-    profiles = blends(SOUPS_KEPT + 7)
-    together = band.respond(["Hi"] * len(profiles), profiles, sampling=SHORT)
-    names = [f"soup:terse*{1 / (1 + w)!r},warm*{w / (1 + w)!r}" for w in (p.weights["warm"] for p in profiles)]
-    assert soups(band) == names[-SOUPS_KEPT:]
-    assert len(merges) == len(profiles)
-    assert list(band.bank.experts)[:3] == ["terse", "warm", "exact"]
-    for index in (7, len(profiles) - 1, 0, 6):
-        alone = band.respond(["Hi"], [profiles[index]], sampling=replace(SHORT, seed=SHORT.seed + index))
-        assert alone == [together[index]]
-    assert len(merges) == len(profiles) + 2, "numbers 0 and 6 were forgotten and had to be merged again"
-
-
-def test_the_soup_that_was_used_longest_ago_is_forgotten_first(band: Band, merges: list[Weighting]) -> None:
-    first, second, *others = blends(SOUPS_KEPT + 1)
-    for profile in (first, second, *others[:-1], first, others[-1]):
-        band.respond(["Hi"], [profile], sampling=Sampling(max_tokens=1))
-    assert len(merges) == len(soups(band)) + 1 == SOUPS_KEPT + 1
-    band.respond(["Hi"], [first], sampling=Sampling(max_tokens=1))
-    assert len(merges) == SOUPS_KEPT + 1, "the first was used again, so it is still there"
-    band.respond(["Hi"], [second], sampling=Sampling(max_tokens=1))
-    assert len(merges) == SOUPS_KEPT + 2
-
-
-def test_plans_cost_nothing_until_they_run(band: Band, merges: list[Weighting]) -> None:
-    """A plan carries what is to be merged, so that it can run however many others were made and run since."""
-    early = band.plan(BOTH, "soup")
-    for profile in blends(SOUPS_KEPT + 3):
-        band.plan(profile, "soup")
-    assert not soups(band)
-    assert not merges
-    band.respond(["Hi"] * (SOUPS_KEPT + 3), blends(SOUPS_KEPT + 3), sampling=Sampling(max_tokens=1))
-    assert band.run([band.request("Hi", early, SHORT)]) == band.respond(["Hi"], [BOTH], sampling=SHORT)
-    assert len(soups(band)) == SOUPS_KEPT
+def test_a_soup_needs_no_merge(band: Band) -> None:
+    """Its gate is what the merged adapter would do, so that eight people cost no more than one."""
+    (row,) = band.plan(Profile({"terse": 1.0, "warm": 3.0}, strength=2.0), "soup").rows
+    assert dict(row.gate) == {"terse": 0.5, "warm": 1.5}
+    band.respond(["Hi"] * 8, [Profile({"terse": 1.0, "warm": 0.1 * n}) for n in range(8)], sampling=SHORT)
+    assert list(band.bank.experts) == ["terse", "warm", "exact"]
 
 
 # Seeds
@@ -292,7 +235,7 @@ def test_two_bands_of_one_folder_say_the_same(band_folder: Path) -> None:
 
 
 def test_prompts_and_profiles_come_in_pairs(band: Band) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(CounterpointError, match="2 prompts but 1 profiles"):
         band.respond(["Hi", "Yo"], [BOTH])
     assert band.respond([], []) == []
 

@@ -45,8 +45,6 @@ def folder(band_folder: Path, tmp_path: Path) -> Path:
 
 def doses(band: Band, plan: Plan) -> dict[str, float]:
     """The coefficient with which each dimension of the pico band, whose experts have its names, reaches the model."""
-    if plan.soup is not None:
-        return dict(zip(plan.soup.experts, (plan.soup.strength * w for w in plan.soup.w), strict=True))
     found: dict[str, float] = {}
     for row, coefficient in zip(plan.rows, plan.coefficients, strict=True):
         found |= {expert: coefficient * gate for expert, gate in row.gate.items()}

@@ -402,9 +402,7 @@ def test_a_model_whose_tokenizer_has_changed_since_is_refused(folder: Path, tmp_
     vocabulary = raw["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     write_json(place / "odd" / "tokenizer.json", raw)
-    with pytest.raises(
-        CounterpointError, match=r"ids that differ: 2, first id \d+ is 'b', in the base 'a'; id \d+ is 'a', in"
-    ):
+    with pytest.raises(CounterpointError, match="not the weights and vocabulary that were added as expert 'odd'"):
         Band.load(place / "band")
 
 
@@ -412,6 +410,6 @@ def test_a_model_whose_weights_have_changed_since_is_refused(folder: Path, tmp_p
     place = Path(shutil.copytree(folder, tmp_path / "copy"))
     pico_model(seed=9, family="gemma2", hidden=16, heads=2, kv_heads=1, vocab=IDS + 6).save_pretrained(place / "odd")
     with pytest.raises(
-        CounterpointError, match=r"odd: these are not the weights that were added as expert 'odd' \(hash"
+        CounterpointError, match=r"odd: these are not the weights and vocabulary that were added as expert 'odd' \(hash"
     ):
         Band.load(place / "band")

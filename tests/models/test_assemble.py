@@ -144,7 +144,7 @@ def test_a_base_that_has_changed_though_its_stamp_has_not(place: Path) -> None:
     weights.write_bytes(content)
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
     Band.load(place / "band")
-    refused(place, "warm", "base: these are not the weights that the band's experts were made for")
+    refused(place, "warm", "base: these are not the weights and vocabulary that the band's experts were made for")
 
 
 @pytest.mark.parametrize("name", ["strength", "a/b", ""])

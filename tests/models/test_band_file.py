@@ -158,7 +158,9 @@ def test_a_base_of_another_hash(place: Path, file: str) -> None:
     assert expected is not None
     assert found != expected
     message = refused(place / "band")
-    assert message.startswith(f"{(place / 'base').resolve()}: these are not the weights that the band's experts")
+    assert message.startswith(
+        f"{(place / 'base').resolve()}: these are not the weights and vocabulary that the band's experts"
+    )
     assert f"(hash {found[:12]}, expected {expected[:12]})" in message
 
 

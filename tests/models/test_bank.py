@@ -10,6 +10,7 @@ from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.engine import Engine, Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
+from counterpoint.models import product
 from counterpoint.models.adapter import LoraFactors, merge_into, read_adapter
 from counterpoint.models.bank import BankGroup, BankLinear, LoraBank, together
 from counterpoint.models.load import load_model
@@ -407,3 +408,17 @@ def test_regression_a_group_does_not_answer_with_another_input_or_gate(bank: Lor
     with bank.gated(other):
         assert not torch.equal(up(down_input), first)
     assert torch.equal(up(down_input), up.base(down_input))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.15)])
+def test_the_layouts_of_large_layers_in_every_layer(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Pico layers are too small for them, so that no other test of the bank would reach them."""
+    monkeypatch.setattr(product, "SMALL", 0)
+    adapters = [factors(seed) for seed in range(2)]
+    bank = LoraBank(pico_model(seed=4).to(dtype))
+    for name, adapter in zip("ab", adapters, strict=True):
+        bank.add(name, adapter)
+    found = logits(bank, {"a": 1.0, "b": 1.0}).float().log_softmax(-1)
+    torch.testing.assert_close(found, merged_logits(*adapters).log_softmax(-1), atol=tolerance, rtol=0)

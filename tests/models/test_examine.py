@@ -63,7 +63,7 @@ def test_every_problem_is_told(place: Path) -> None:
         str(config),
         str(band / BAND),
     ]
-    assert "these are not the weights that the band's experts were made for" in found.problems[0]
+    assert "these are not the weights and vocabulary that the band's experts were made for" in found.problems[0]
     assert "expert 'wild': the model '../wild' is not a folder" in found.problems[3]
     assert found.base.hash == "differs"
     assert found.experts["terse"] == Part("adapter", None, None)

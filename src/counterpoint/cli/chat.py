@@ -50,15 +50,16 @@ def chat(
 
 
 def questions() -> Any:
-    """Lines that a person types, or that are piped in, up to the first empty one."""
+    """Lines that a person types, or that are piped in, a person up to the first empty one."""
     while True:
         try:
             line = input("you> " if sys.stdin.isatty() else "").strip()
         except (EOFError, KeyboardInterrupt):
             return
-        if not line:
+        if line:
+            yield line
+        elif sys.stdin.isatty():
             return
-        yield line
 
 
 def reply(band: "Band", prompt: str, profile: str, method: str, sampling: Any, as_json: bool) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from counterpoint.cli.app import AsJson, BandFolder, app, out
@@ -47,7 +48,7 @@ def show(found: "Examined", name: str) -> None:
 
     file, base = found.file, found.base
     where = Path(base.path).resolve() if base.path and Path(base.path).is_dir() else file.base
-    out.print(f"[bold]{name}[/bold]  experts: {len(file.experts)}", soft_wrap=True)
+    out.print(f"[bold]{escape(str(name))}[/bold]  experts: {len(file.experts)}", soft_wrap=True)
     say(f"base: {where}, hash {base.hash}")
     if base.ids is not None:
         ends = " and ".join(map(str, base.ends))
@@ -75,9 +76,9 @@ def table_of(found: "Examined") -> Table:
         part, score = found.experts[entry.name], entry.scores.get(entry.dimension)
         kind = part.kind if entry.model is None else f"model {entry.model}"
         table.add_row(
-            entry.name, entry.dimension, descriptions[entry.dimension], kind,
+            entry.name, entry.dimension, escape(descriptions[entry.dimension]), escape(kind),
             "-" if part.parameters is None else f"{part.parameters:,}",
-            "-" if score is None else f"{score:+.2f}", entry.trained_on,
+            "-" if score is None else f"{score:+.2f}", escape(entry.trained_on),
         )  # fmt: skip
     return table
 

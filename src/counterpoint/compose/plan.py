@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from counterpoint.types import Weighting
-
 Space = Literal["prob", "log"]
 
 
@@ -19,15 +17,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows and the coefficients `c_K` that mix their next-token distributions, in probability or in log space.
-
-    `soup` is the weighting whose merged adapter the row's gate names, and None where nothing is to be merged.
-    """
+    """Rows and the coefficients `c_K` that mix their next-token distributions, in probability or in log space."""
 
     rows: tuple[Row, ...]
     coefficients: tuple[float, ...] = (1.0,)
     space: Space = "log"
-    soup: Weighting | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(self.coefficients):

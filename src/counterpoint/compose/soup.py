@@ -36,6 +36,6 @@ def merge(experts: Mapping[str, LoraFactors], weighting: Weighting) -> LoraFacto
     return LoraFactors(merged)
 
 
-def plan(merged: str) -> Plan:
-    """One row through the adapter that was merged ahead under the name `merged`."""
-    return Plan((Row({merged: 1.0}),))
+def plan(weighting: Weighting) -> Plan:
+    """One row whose gate is strength * w: what the merged adapter gives (law `linearity`), without merging it."""
+    return Plan((Row(coefficients(weighting)),))

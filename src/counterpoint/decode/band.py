@@ -5,7 +5,6 @@ band.chat("What does the owl eat?", profile="concise=1, friendly=0.5")
 """
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,6 @@ from counterpoint.profiles.bounds import FREE, alone
 from counterpoint.types import Completion, CounterpointError, Message, Profile, Prompt, Weighting
 
 METHODS = ("base", "prompted", "best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log")
-SOUPS_KEPT = 16
 
 
 class Band:
@@ -57,7 +55,6 @@ class Band:
         self.experts = file.typed_experts()
         self.dimensions = tuple(entry.name for entry in file.dimensions)
         self.bounds: Bounds = parse_bounds(file.bounds, self.dimensions)
-        self._soups: OrderedDict[str, None] = OrderedDict()
         rows = Rows(model, bank)
         self.longest = rows.longest
         self.engine = Engine(
@@ -97,6 +94,8 @@ class Band:
 
         Raises CounterpointError for an expert that does not fit the base; warns of what is odd but may be right.
         """
+        if not isinstance(experts, Mapping):
+            raise CounterpointError(f"expected {{dimension: path of its expert}}, found {experts!r}")
         found = {name: find_expert(str(path)) for name, path in experts.items()}
         for name, source in found.items():
             check_name(name)
@@ -152,6 +151,8 @@ class Band:
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Completion]:
         """Answer prompts, each for its own profile, in one batch; prompt i is drawn with seed `sampling.seed + i`."""
+        if len(prompts) != len(profiles):
+            raise CounterpointError(f"{len(prompts)} prompts but {len(profiles)} profiles; each prompt needs its own")
         sampling = sampling or Sampling()
         requests = [
             self.request(prompt, self.plan(profile, method), replace(sampling, seed=sampling.seed + index))
@@ -160,13 +161,8 @@ class Band:
         return self.run(requests, progress)
 
     def run(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Completion]:
-        """Decode requests made by `request`, with their soups merged, then forget the soups not used for long."""
-        for request in requests:
-            self._merge_soup(request.plan)
-        completions = self.engine.run(requests, progress)
-        while len(self._soups) > SOUPS_KEPT:
-            self.bank.remove(self._soups.popitem(last=False)[0])
-        return completions
+        """Decode requests made by `request`."""
+        return self.engine.run(requests, progress)
 
     def request(self, prompt: Prompt, plan: Plan, sampling: Sampling) -> Request:
         """Render the prompt of each of a plan's rows, a whole model's with its own tokenizer and chat template.
@@ -208,7 +204,7 @@ class Band:
             self._refuse_whole(weighting, method)
         match method:
             case "soup":
-                return self._soup(weighting)
+                return soup.plan(weighting)
             case "moe":
                 return moe.plan(weighting)
             case "mixture-prob":
@@ -228,6 +224,9 @@ class Band:
         scored = [entry for entry in self.file.experts if entry.scores]
         if not scored:
             raise CounterpointError("best-expert needs the experts' measured scores, and this band.json holds none")
+        for entry in self.file.experts:
+            if profile.weights.get(entry.dimension) and not entry.scores:
+                raise CounterpointError(f"best-expert needs measured scores, and band.json has none of {entry.name!r}")
         return max(scored, key=lambda e: sum(w * e.scores.get(d, 0.0) for d, w in profile.weights.items())).name
 
     def _alone(self, expert: str, strength: float) -> float:
@@ -239,19 +238,6 @@ class Band:
                 raise CounterpointError(
                     f"{method} blends adapters of one base, and expert {name!r} is a whole model; {INSTEAD}"
                 )
-
-    def _soup(self, weighting: Weighting) -> Plan:
-        """A row through a soup, which is merged when a request needs it."""
-        name = "soup:" + ",".join(f"{expert}*{c!r}" for expert, c in soup.coefficients(weighting).items())
-        return replace(soup.plan(name), soup=weighting)
-
-    def _merge_soup(self, plan: Plan) -> None:
-        if plan.soup is not None:
-            (name,) = plan.rows[0].gate
-            if name not in self._soups:
-                self.bank.add(name, soup.merge(self.bank.experts, plan.soup))
-            self._soups[name] = None
-            self._soups.move_to_end(name)
 
     def _asking(self, prompt: Prompt, row: Row) -> Prompt:
         requests = (self.file.dimension(name).request or f"Please be {name}." for name in row.requests)

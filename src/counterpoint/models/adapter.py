@@ -55,7 +55,7 @@ def read_adapter(folder: Path) -> LoraFactors:
     Ranks may differ per module (`rank_pattern`), as may alphas (`alpha_pattern`), and rsLoRA's alpha/sqrt(r) is
     honoured. Everything that changes the layer or the base is refused by name.
     """
-    config = read_json(folder / CONFIG)
+    config = read_config(folder)
     _refuse_unsupported(folder / CONFIG, config)
     path = folder / TENSORS
     if not path.exists():
@@ -71,13 +71,25 @@ def read_adapter(folder: Path) -> LoraFactors:
             raise CounterpointError(
                 f"{path}: tensor {key!r} of shape {tuple(tensor.shape)} is not the LoRA factor of a linear layer"
             )
+        if not tensor.isfinite().all():
+            raise CounterpointError(f"{path}: tensor {key!r} is not finite everywhere; its training may have failed")
         halves.setdefault(module, {})[half[0]] = tensor
+    if not halves:
+        raise CounterpointError(f"{path}: there are no LoRA factors in it, so the adapter would do nothing")
     factors = {}
     for module, pair in halves.items():
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
             raise CounterpointError(f"{path}: module {module!r} needs factors A [r, in] and B [out, r] of one rank")
         factors[module] = (pair["A"], pair["B"] * _scale(folder / CONFIG, config, module, rank=pair["A"].shape[0]))
     return LoraFactors(factors)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """An adapter's config, which must be a mapping."""
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise CounterpointError(f"{folder / CONFIG}: expected a mapping, found {type(config).__name__}")
+    return config
 
 
 def write_adapter(folder: Path, adapter: LoraFactors, base: str, fan_in_fan_out: bool = False) -> None:
@@ -102,10 +114,9 @@ def write_adapter(folder: Path, adapter: LoraFactors, base: str, fan_in_fan_out:
     write_json(folder / CONFIG, config)
 
 
-def _refuse_unsupported(path: Path, config: Any) -> None:
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise CounterpointError(f"{path}: peft_type is {found!r}; only LORA adapters can be combined")
+def _refuse_unsupported(path: Path, config: dict[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise CounterpointError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be combined")
     if config.get("init_lora_weights") not in EXACT_INITIALISATIONS:
         raise CounterpointError(
             f"{path}: init_lora_weights={config['init_lora_weights']!r} changes the base model, so that its adapter "
@@ -121,6 +132,8 @@ def _refuse_unsupported(path: Path, config: Any) -> None:
 def _scale(path: Path, config: dict[str, Any], module: str, rank: int) -> float:
     alpha = config.get("lora_alpha")
     patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise CounterpointError(f"{path}: alpha_pattern is {patterns!r}; expected a mapping from module to alpha")
     if patterns:
         from peft.utils.other import get_pattern_key  # heavy, and needed for few adapters
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from counterpoint.artifacts import read_json
-from counterpoint.models.adapter import CONFIG
+from counterpoint.models.adapter import CONFIG, read_config
 from counterpoint.models.band_file import (
     BAND,
     BandFile,
@@ -62,7 +61,7 @@ def named_base(source: Source) -> str:
     hint = "name the base model with --base"
     if source.kind == "model":
         raise CounterpointError(f"{source.path}: not an adapter, so that it names no base; {hint}")
-    named = read_json(Path(source.path) / CONFIG).get("base_model_name_or_path")
+    named = read_config(Path(source.path)).get("base_model_name_or_path")
     if not named:
         raise CounterpointError(f"{Path(source.path) / CONFIG}: names no base model; {hint}")
     if not Path(named).is_dir() and is_path(named):

@@ -18,6 +18,9 @@ from counterpoint.types import CounterpointError, Dimension, Expert
 
 BAND = "band.json"
 
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Files that say which token an id is."""
+
 Record = tuple[str, str | None, str | None]
 """How a band refers to a model: path relative to the band, hash and stamp; or a hub id alone."""
 
@@ -122,7 +125,7 @@ def base_path(folder: Path, band: BandFile, trust_stamp: bool = True) -> str:
 
     A stamp that is as recorded stands for the hash, unless it is not to be trusted.
     """
-    made_for = "these are not the weights that the band's experts were made for"
+    made_for = "these are not the weights and vocabulary that the band's experts were made for"
     return _model_path(folder, "the base", (band.base, band.base_hash, band.base_stamp), made_for, trust_stamp)
 
 
@@ -130,7 +133,7 @@ def expert_path(folder: Path, entry: ExpertEntry, trust_stamp: bool = True) -> s
     """Where an expert is loaded from; a whole model is checked, as a base is, to be the one that was added."""
     if entry.model is None:
         return str(folder / "experts" / entry.name)
-    added = f"these are not the weights that were added as expert {entry.name!r}"
+    added = f"these are not the weights and vocabulary that were added as expert {entry.name!r}"
     return _model_path(
         folder, f"expert {entry.name!r}: the model", (entry.model, entry.hash, entry.stamp), added, trust_stamp
     )
@@ -166,7 +169,8 @@ def stamp_model(folder: Path) -> str:
 def _model_files(folder: Path) -> list[Path]:
     if not (folder / "config.json").exists():
         raise CounterpointError(f"{folder}: not a model folder, since it holds no config.json")
-    return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    return [folder / "config.json", *weights, *(folder / name for name in VOCABULARY if (folder / name).exists())]
 
 
 def record_model(folder: Path, model: str) -> Record:

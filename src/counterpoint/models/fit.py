@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from counterpoint.artifacts import read_json
-from counterpoint.models.adapter import CONFIG, read_adapter
+from counterpoint.models.adapter import CONFIG, read_adapter, read_config
 from counterpoint.models.bank import LoraBank
 from counterpoint.models.load import check_family, load_tokenizer
 from counterpoint.types import CounterpointError
@@ -73,7 +72,7 @@ def check_adapter(base: str, folder: Path) -> list[str]:
     """
     LoraBank(skeleton(base)).add(folder.name, read_adapter(folder))
     notes = []
-    named = read_json(folder / CONFIG).get("base_model_name_or_path")
+    named = read_config(folder).get("base_model_name_or_path")
     if named and not same_model(named, base):
         notes.append(f"{folder / CONFIG}: it names another base, {named!r}; its factors fit {base!r} all the same")
     if any((folder / file).exists() for file in TOKENIZER_FILES):

@@ -36,7 +36,7 @@ def parse_device(text: str) -> torch.device:
     """A device that is there, or which are."""
     try:
         device = torch.device(text)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError):
         present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
         found = [name for name, there in present.items() if there]
@@ -48,7 +48,7 @@ def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model folder or id, with a pad token (the end-of-text token where it has none)."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CounterpointError(f"{name}: no tokenizer could be loaded: {_first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise CounterpointError(f"{name}: the tokenizer has no end-of-text token, so no response could end")
@@ -120,7 +120,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: str | torc
     try:
         with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _not_loaded(name, error) from None
     if missing := sorted(info["missing_keys"]):
         raise CounterpointError(
