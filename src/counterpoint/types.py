@@ -91,6 +91,11 @@ class Weighting:
                 "a dimension, give weight to its opposite"
             )
 
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """What multiplies each expert's delta: strength * w_k."""
+        return {name: self.strength * w for name, w in zip(self.experts, self.w, strict=True)}
+
 
 class RewardFn(Protocol):
     """Scores responses on named dimensions: `scores_ND`, higher is better, `N` responses by `D` dimensions."""

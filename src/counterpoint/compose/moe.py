@@ -11,5 +11,4 @@ from counterpoint.types import Weighting
 
 def plan(weighting: Weighting) -> Plan:
     """One row whose gate is strength * w."""
-    gate = {name: weighting.strength * w for name, w in zip(weighting.experts, weighting.w, strict=True)}
-    return Plan((Row(gate),))
+    return Plan((Row(weighting.coefficients),))

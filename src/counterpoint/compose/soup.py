@@ -15,14 +15,9 @@ from counterpoint.models.adapter import LoraFactors
 from counterpoint.types import Weighting
 
 
-def coefficients(weighting: Weighting) -> dict[str, float]:
-    """What multiplies each expert's delta: strength * w_k."""
-    return {name: weighting.strength * w for name, w in zip(weighting.experts, weighting.w, strict=True)}
-
-
 def merge(experts: Mapping[str, LoraFactors], weighting: Weighting) -> LoraFactors:
     """The merged adapter; per module its rank is the sum of the experts' ranks there."""
-    scale = coefficients(weighting)
+    scale = weighting.coefficients
     modules = sorted({module for name in scale for module in experts[name].factors})
     merged = {}
     for module in modules:
@@ -38,4 +33,4 @@ def merge(experts: Mapping[str, LoraFactors], weighting: Weighting) -> LoraFacto
 
 def plan(weighting: Weighting) -> Plan:
     """One row whose gate is strength * w: what the merged adapter gives (law `linearity`), without merging it."""
-    return Plan((Row(coefficients(weighting)),))
+    return Plan((Row(weighting.coefficients),))

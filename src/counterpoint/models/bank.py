@@ -6,8 +6,8 @@ and no copy of the model), and rows of one batch may have any gates at all. A ga
 (PMoL, arXiv 2411.01245 section 3.3) is the same sum.
 
 Factors of the active experts are concatenated along the rank, so a layer costs two matrix products however many experts
-there are, ranks may differ, and experts that no live row asks for cost nothing. Layers that read the same input (q, k
-and v; gate and up) are computed together, as one product each of the base, of A and of B.
+there are, ranks may differ, and experts that no live row asks for are soon unstacked. Layers that read the same input
+(q, k and v; gate and up) are computed together, as one product each of the base, of A and of B.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,7 +127,7 @@ class BankLinear(nn.Module):
 
 
 def _side_by_side(layers: Sequence[Linear]) -> Tensor:
-    """The weights above each other, `[sum O_j, I]`; the layers' own become views of it, so that memory holds one."""
+    """The weights above each other, `[sum O_j, I]`; several layers' own become views of it."""
     if len(layers) == 1:
         return weight_OI(layers[0]).detach().contiguous()
     together = torch.cat([weight_OI(layer).detach() for layer in layers])
