@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +33,25 @@ class Completion:
     text: str
     tokens: tuple[int, ...]
     finish: Literal["stop", "length"]
+    trace: "Trace | None" = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a mixture came to say each token, the end-of-text token included: `T` tokens, `K` rows of its plan.
+
+    `c_TK` mixed the rows' distributions, which gave the token `logp_TK`, to one that gave it `logp_T`; float32, in nats.
+    `credit_TK` is whose token it was (`compose.mixture.credit`). `lost_T` is the probability of what no expert reported.
+    `logp_TKV`, all that the rows' distributions were, is there where it was asked for.
+    """
+
+    tokens: tuple[int, ...]
+    c_TK: "Tensor"
+    logp_TK: "Tensor"
+    logp_T: "Tensor"
+    credit_TK: "Tensor"
+    lost_T: "Tensor"
+    logp_TKV: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +136,12 @@ class LanguageModel(Protocol):
         ...
 
     def step(self, tokens_B: Sequence[int]) -> "Tensor":
-        """Feed one token to each live row and return next-token logits `[B, V]`."""
+        """Feed one token to each live row and return next-token logits `[B, V]`.
+
+        Where some rows know a part of their distribution only, `[B, V + 1]`: the last column is the logarithm of what
+        is left, and the row is normalised; a row of -inf alone has nothing to say any more. A controller's rows hold
+        its logits in their first columns.
+        """
         ...
 
     def keep(self, rows: Sequence[int]) -> None:

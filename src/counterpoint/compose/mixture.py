@@ -7,10 +7,12 @@ A convex mixture never makes a token likelier than its most confident expert; th
 need not sum to one. Both are computed from float32 log-probabilities.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-from counterpoint.compose.plan import Plan, Row
+from counterpoint.compose.plan import Plan, Row, Space
 from counterpoint.types import CounterpointError, Weighting
 
 
@@ -26,6 +28,49 @@ def mix_log(logp_KV: Tensor, c_K: Tensor) -> Tensor:
     """
     logp_KV = logp_KV.masked_fill((c_K == 0)[..., None], 0.0)
     return torch.log_softmax((c_K[..., None] * logp_KV).sum(-2), dim=-1)
+
+
+def spread_tail(logp_KW: Tensor) -> Tensor:
+    """Distributions of which the last of the `V + 1` columns is what was not reported, as `[..., K, V]` without it.
+
+    The tail is spread evenly over the tokens that were not reported: a logarithm of 0 could not be mixed.
+    """
+    logp_KV, tail_K1 = logp_KW[..., :-1], logp_KW[..., -1:]
+    unreported_KV = logp_KV == -math.inf
+    return torch.where(unreported_KV, tail_K1 - unreported_KV.sum(-1, keepdim=True).clamp(min=1).log(), logp_KV)
+
+
+def mix_partial_log(logp_KW: Tensor, c_K: Tensor) -> Tensor:
+    """`mix_log` of distributions known in part; `[..., V + 1]`, the last column for what no expert reported."""
+    mixed_V = mix_log(spread_tail(logp_KW), c_K)
+    unknown_V = (logp_KW[..., :-1] == -math.inf).all(-2)
+    lost_1 = mixed_V.masked_fill(~unknown_V, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([mixed_V.masked_fill(unknown_V, -math.inf), lost_1], dim=-1)
+
+
+def without_silent(c_K: Tensor, silent_K: Tensor) -> Tensor:
+    """Coefficients `[..., K]` when some experts have fallen silent: 0 for these, and the others keep the same sum.
+
+    Raises CounterpointError where what is left of a request's coefficients sums to 0, so that nothing could speak.
+    """
+    left_K = c_K.masked_fill(silent_K, 0.0)
+    total_1 = left_K.sum(-1, keepdim=True)
+    if (total_1 == 0).any():
+        raise CounterpointError("every expert of a request has failed; see to their endpoints, and ask again")
+    return left_K * (c_K.sum(-1, keepdim=True) / total_1)
+
+
+def credit(logp_KV: Tensor, c_K: Tensor, logp_V: Tensor, token: Tensor, space: Space) -> Tensor:
+    """Whose token it was, `[..., K]`, when a mixture `logp_V` of `[..., K, V]` said `token` `[...]`.
+
+    In probability space the responsibility c_k p_k / sum_j c_j p_j, which sums to one. In log space the pull
+    c_k (log p_k(token) - sum_v p(v) log p_k(v)), in nats: the derivative of the token's log-probability by log c_k.
+    """
+    said_K = logp_KV.gather(-1, token[..., None, None].expand(*logp_KV.shape[:-1], 1)).squeeze(-1)
+    if space == "prob":
+        return torch.softmax(c_K.log() + said_K, dim=-1)
+    p_1V = logp_V.exp()[..., None, :]
+    return c_K * (said_K - torch.where(p_1V > 0, p_1V * logp_KV, 0.0).sum(-1)).masked_fill(c_K == 0, 0.0)
 
 
 def plan_prob(weighting: Weighting) -> Plan:

@@ -1,36 +1,42 @@
 """The row engine: many requests, each with its own profile, method and sampling, in one batch that they join and leave.
 
-A request is a plan's rows (one per expert of a mixture, else one). Each step feeds every live row its request's last
-token in one forward, mixes each request's rows into one distribution, and draws one token per request. What a request
-gets does not depend on its companions (law `batch`).
+A request is a plan's rows (one per expert of a mixture, else one, and one for a controller). Each step feeds every live
+row its request's last token in one forward, mixes each request's rows into one distribution, and draws one token per
+request. What a request gets does not depend on its companions (law `batch`).
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from counterpoint.compose.mixture import mix_log, mix_prob
-from counterpoint.compose.plan import Plan
+from counterpoint.compose.mixture import mix_log, mix_partial_log, mix_prob, without_silent
+from counterpoint.compose.plan import Plan, Space
 from counterpoint.decode.sampling import Sampling, noise, penalise, sample
+from counterpoint.decode.tracing import Detail, Recorder, Step
 from counterpoint.types import Completion, CounterpointError, LanguageModel
 
 
 @dataclass(frozen=True)
 class Request:
-    """A plan, the context of each of its rows (token ids), and how to sample."""
+    """A plan, the context of each of its rows (token ids), and how to sample.
+
+    With `trace` its completion tells how each token came about; "vocabulary" keeps every row's whole distribution.
+    """
 
     plan: Plan
     contexts: tuple[tuple[int, ...], ...]
     sampling: Sampling = field(default_factory=Sampling)
+    trace: Detail | None = None
 
     def __post_init__(self) -> None:
-        if len(self.contexts) != len(self.plan.rows):
-            raise ValueError(f"{len(self.plan.rows)} rows but {len(self.contexts)} contexts")
+        if len(self.contexts) != len(self.plan.all_rows):
+            raise ValueError(f"{len(self.plan.all_rows)} rows but {len(self.contexts)} contexts")
 
 
 @dataclass
@@ -43,6 +49,7 @@ class _Live:
     noise: list[float]
     limit: int
     seen_KV: Tensor | None
+    recorder: Recorder | None
     tokens: list[int] = field(default_factory=list)
 
 
@@ -53,7 +60,32 @@ class _Group:
     members: list[int]
     rows_GK: Tensor
     c_GK: Tensor
-    space: str
+    space: Space
+    steering: "_Steering | None"
+
+
+@dataclass(frozen=True)
+class _Steering:
+    """The controllers of a group's requests: their rows `[G]`, and what `Control` says of each mixed row `[G, K]`."""
+
+    row_G: Tensor
+    column_GK: Tensor
+    log_prior_GK: Tensor
+    strength_G1: Tensor
+
+    def share(self, logits_BV: Tensor) -> Tensor:
+        """strength * softmax(log_prior + z), `[G, K]`."""
+        device = logits_BV.device
+        z_GK = logits_BV[self.row_G].gather(-1, self.column_GK.to(device))
+        return self.strength_G1.to(device) * torch.softmax(self.log_prior_GK.to(device) + z_GK, dim=-1)
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """What a group's rows were in the step in progress, `[G, K, V]`, and what mixed them, `[G, K]`."""
+
+    logp_GKV: Tensor
+    c_GK: Tensor
 
 
 class Engine:
@@ -79,12 +111,13 @@ class Engine:
         self._waiting: deque[tuple[int, Request]] = deque()
         self._live: list[_Live] = []
         self._groups: list[_Group] = []
+        self._mixed: list[_Mixed] = []
         self._next_ticket = 0
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its ticket."""
-        if len(request.plan.rows) > self.max_rows:
-            raise CounterpointError(f"a request of {len(request.plan.rows)} rows; the engine holds {self.max_rows}")
+        if len(request.contexts) > self.max_rows:
+            raise CounterpointError(f"a request of {len(request.contexts)} rows; the engine holds {self.max_rows}")
         if not all(request.contexts):
             raise CounterpointError("the prompt has no tokens; a response needs at least one to follow")
         prompt = max(map(len, request.contexts))
@@ -144,7 +177,8 @@ class Engine:
         if logp_QV.isnan().any():
             raise CounterpointError("the model's logits are not numbers; a profile's strength may be far too large")
         uniform = [live.noise[len(live.tokens)] for live in self._live]
-        tokens = sample(logp_QV, [live.request.sampling for live in self._live], uniform)
+        tokens = sample(logp_QV[:, : self.model.vocabulary], [_to_sample(live.request) for live in self._live], uniform)
+        self._record(tokens, logp_QV)
         finished, staying = [], []
         for live, token in zip(self._live, tokens, strict=True):
             completion = self._extend(live, token)
@@ -157,48 +191,74 @@ class Engine:
         return finished
 
     def next_logp(self) -> Tensor:
-        """One forward over all live rows; the log-distribution `[Q, V]` of each live request's next token."""
+        """One forward over all live rows; the log-distribution `[Q, V]` of each live request's next token.
+
+        `[Q, V + 1]` where experts know a part of theirs only; the last column is what none of a request's reported.
+        """
         last = {row: _last(live, index) for live in self._live for index, row in enumerate(live.rows)}
         logits_BV = self.model.step([last[row] for row in range(len(last))])
+        shares = [group.steering.share(logits_BV) if group.steering else 0.0 for group in self._groups]
         for live in self._live:
-            if live.seen_KV is not None:
-                penalty = [live.request.sampling.repetition_penalty] * len(live.rows)
-                logits_BV[live.rows] = penalise(logits_BV[live.rows], live.seen_KV.to(logits_BV.device), penalty)
+            self._adjust(live, logits_BV)
         logp_BV = torch.log_softmax(logits_BV, dim=-1)
+        partial = logp_BV.shape[-1] > self.model.vocabulary
+        silent_B = (logits_BV == -math.inf).all(-1) if partial else None
         logp_QV = logp_BV.new_empty(len(self._live), logp_BV.shape[-1])
-        for group in self._groups:
-            if group.rows_GK.shape[1] == 1:
-                logp_QV[group.members] = logp_BV[group.rows_GK[:, 0]]
-            else:
-                mix = mix_prob if group.space == "prob" else mix_log
-                logp_QV[group.members] = mix(logp_BV[group.rows_GK], group.c_GK.to(logp_BV.device))
+        self._mixed = []
+        for group, share in zip(self._groups, shares, strict=True):
+            logp_GKV, c_GK = logp_BV[group.rows_GK], group.c_GK.to(logp_BV.device) + share
+            if silent_B is not None and silent_B[group.rows_GK].any():
+                c_GK = without_silent(c_GK, silent_B[group.rows_GK])
+                logp_GKV[silent_B[group.rows_GK]] = -math.inf
+            logp_QV[group.members] = _mix(logp_GKV, c_GK, group.space, partial)
+            self._mixed.append(_Mixed(logp_GKV, c_GK))
         return logp_QV
+
+    def _adjust(self, live: _Live, logits_BV: Tensor) -> None:
+        """What acts on each expert before they are mixed: the repetition penalty, and a temperature if asked for."""
+        rows, sampling = live.rows[: len(live.request.plan.rows)], live.request.sampling
+        if live.seen_KV is not None:
+            penalty = [sampling.repetition_penalty] * len(rows)
+            logits_BV[rows] = penalise(logits_BV[rows], live.seen_KV.to(logits_BV.device), penalty)
+        if live.request.plan.temper == "experts" and sampling.temperature:
+            logits_BV[rows] = logits_BV[rows] / sampling.temperature
+
+    def _record(self, tokens: Sequence[int], logp_QV: Tensor) -> None:
+        for group, mixed in zip(self._groups, self._mixed, strict=True):
+            recorders = [(place, r) for place, m in enumerate(group.members) if (r := self._live[m].recorder)]
+            if recorders:
+                said, logp_GV = [tokens[m] for m in group.members], logp_QV[group.members]
+                whole = any(recorder.detail == "vocabulary" for _, recorder in recorders)
+                step = Step.of(said, mixed.logp_GKV, mixed.c_GK, logp_GV, group.space, self.model.vocabulary, whole)
+                for place, recorder in recorders:
+                    recorder.add(step, place)
 
     def _join(self) -> None:
         rows = sum(len(live.rows) for live in self._live)
         joining: list[_Live] = []
         for ticket, request in self._waiting:
-            if rows + len(request.plan.rows) > self.max_rows:
+            if rows + len(request.contexts) > self.max_rows:
                 break
             joining.append(self._admit(ticket, request, rows))
-            rows += len(request.plan.rows)
+            rows += len(request.contexts)
         if joining:
             contexts = [context for live in joining for context in live.request.contexts]
-            self.model.join(contexts, [row.gate for live in joining for row in live.request.plan.rows])
+            self.model.join(contexts, [row.gate for live in joining for row in live.request.plan.all_rows])
             for _ in joining:
                 self._waiting.popleft()
             self._live += joining
             self._regroup()
 
     def _admit(self, ticket: int, request: Request, first_row: int) -> _Live:
-        rows = list(range(first_row, first_row + len(request.plan.rows)))
+        rows = list(range(first_row, first_row + len(request.contexts)))
         limit = min(request.sampling.max_tokens, self.longest - max(map(len, request.contexts)))
         seen_KV = None
         if request.sampling.repetition_penalty != 1:
-            seen_KV = torch.zeros(len(rows), self.model.vocabulary, dtype=torch.bool)
-            for seen_V, context in zip(seen_KV, request.contexts, strict=True):
+            seen_KV = torch.zeros(len(request.plan.rows), self.model.vocabulary, dtype=torch.bool)
+            for seen_V, context in zip(seen_KV, request.contexts, strict=False):
                 seen_V[list(context)] = True
-        return _Live(ticket, request, rows, noise(request.sampling.seed, limit), limit, seen_KV)
+        recorder = Recorder(request.trace) if request.trace else None
+        return _Live(ticket, request, rows, noise(request.sampling.seed, limit), limit, seen_KV, recorder)
 
     def _leave(self, staying: list[_Live]) -> None:
         kept = {row for live in staying for row in live.rows}
@@ -212,18 +272,29 @@ class Engine:
         self._regroup()
 
     def _regroup(self) -> None:
-        alike: dict[tuple[int, str], list[int]] = {}
+        alike: dict[tuple[int, Space, bool], list[int]] = {}
         for member, live in enumerate(self._live):
-            alike.setdefault((len(live.rows), live.request.plan.space), []).append(member)
+            plan = live.request.plan
+            alike.setdefault((len(plan.rows), plan.space, plan.control is not None), []).append(member)
         self._groups = [
             _Group(
                 members,
-                torch.tensor([self._live[m].rows for m in members]),
+                torch.tensor([self._live[m].rows[:mixed] for m in members]),
                 torch.tensor([self._live[m].request.plan.coefficients for m in members]),
                 space,
+                self._steering(members) if steered else None,
             )
-            for (_, space), members in alike.items()
+            for (mixed, space, steered), members in alike.items()
         ]
+
+    def _steering(self, members: Sequence[int]) -> _Steering:
+        controls = [control for m in members if (control := self._live[m].request.plan.control)]
+        return _Steering(
+            torch.tensor([self._live[m].rows[-1] for m in members]),
+            torch.tensor([control.columns for control in controls]),
+            torch.tensor([control.log_prior for control in controls]),
+            torch.tensor([[control.strength] for control in controls]),
+        )
 
     def _extend(self, live: _Live, token: int) -> Completion | None:
         if token in self.end_tokens:
@@ -246,7 +317,23 @@ class Engine:
     def _completion(self, live: _Live, finish: Literal["stop", "length"]) -> Completion:
         text = self.decode(live.tokens)
         ends = [text.find(stop) for stop in live.request.sampling.stop if stop in text]
-        return Completion(text[: min(ends)] if ends else text, tuple(live.tokens), finish)
+        trace = live.recorder.trace() if live.recorder else None
+        return Completion(text[: min(ends)] if ends else text, tuple(live.tokens), finish, trace)
+
+
+def _mix(logp_GKV: Tensor, c_GK: Tensor, space: Space, partial: bool) -> Tensor:
+    if logp_GKV.shape[1] == 1:
+        return logp_GKV[:, 0]
+    if space == "prob":
+        return mix_prob(logp_GKV, c_GK)
+    return mix_partial_log(logp_GKV, c_GK) if partial else mix_log(logp_GKV, c_GK)
+
+
+def _to_sample(request: Request) -> Sampling:
+    """How to draw from the mixture: a temperature that acted on the experts has done its work."""
+    sampling = request.sampling
+    tempered = request.plan.temper == "experts" and sampling.temperature
+    return replace(sampling, temperature=1.0) if tempered else sampling
 
 
 def _last(live: _Live, index: int) -> int:
