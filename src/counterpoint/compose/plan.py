@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+CONTROLLER = "controller:"
+"""The name by which a gate asks for the controller; no expert can have it, since a name holds no colon."""
+
 Space = Literal["prob", "log"]
 Temper = Literal["mixture", "experts"]
 

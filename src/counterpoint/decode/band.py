@@ -13,23 +13,26 @@ from typing import Any
 import torch
 
 from counterpoint.compose import mixture, moe, route, soup
-from counterpoint.compose.plan import Plan, Row
+from counterpoint.compose.plan import CONTROLLER, Plan, Row
 from counterpoint.compose.weighers.constant import constant
+from counterpoint.compose.weighers.controller import Controller, load_parts, read_controller
 from counterpoint.data.chat import prompt_ids, with_request
 from counterpoint.decode.engine import Engine, Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.several import INSTEAD, Several, Whole, whole_model
+from counterpoint.decode.tracing import Detail
 from counterpoint.models.adapter import read_adapter
 from counterpoint.models.band_file import BandFile, DimensionEntry, ExpertEntry, base_path, expert_path, read_band
 from counterpoint.models.bank import LoraBank
+from counterpoint.models.controller import ControllerModel, describe
 from counterpoint.models.fit import check_expert, check_model, end_tokens, find_expert, vocabulary
 from counterpoint.models.load import check_family, load_model, load_tokenizer
 from counterpoint.profiles import Bounds, check_name, in_force, parse_bounds, parse_profile
 from counterpoint.profiles.bounds import FREE, alone
 from counterpoint.types import Completion, CounterpointError, Message, Profile, Prompt, Weighting
 
-METHODS = ("base", "prompted", "best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log")
+METHODS = ("base", "prompted", "best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log", "mope")
 
 
 class Band:
@@ -51,19 +54,14 @@ class Band:
         self.model = model
         self.tokenizer = tokenizer
         self.bank = bank
-        self.whole = whole
+        self.whole = dict(whole)
+        self.controller: Controller | None = None
+        self.max_rows = max_rows
         self.experts = file.typed_experts()
         self.dimensions = tuple(entry.name for entry in file.dimensions)
         self.bounds: Bounds = parse_bounds(file.bounds, self.dimensions)
-        rows = Rows(model, bank)
-        self.longest = rows.longest
-        self.engine = Engine(
-            Several(rows, whole, vocabulary(tokenizer)) if whole else rows,
-            self._text,
-            end_tokens(model.generation_config.eos_token_id, tokenizer),
-            max([self.longest, *(expert.longest for expert in whole.values())]),
-            max_rows,
-        )
+        self.longest = int(model.config.max_position_embeddings)
+        self.engine = self._engine()
 
     @classmethod
     def load(
@@ -77,7 +75,10 @@ class Band:
         folder = Path(folder)
         file = read_band(folder)
         paths = {entry.name: expert_path(folder, entry) for entry in file.experts}
-        return cls._of(file, base_path(folder, file), paths, dtype, device, max_rows)
+        band = cls._of(file, base_path(folder, file), paths, dtype, device, max_rows)
+        if (folder / "controller").exists():
+            band.load_controller(folder / "controller")
+        return band
 
     @classmethod
     def assemble(
@@ -131,6 +132,40 @@ class Band:
                 bank.add(expert.name, read_adapter(Path(paths[expert.name])))
         return cls(file, model, tokenizer, bank, whole, max_rows)
 
+    def load_controller(self, folder: str | Path) -> None:
+        """Let the method mope be steered by the controller of a folder that `counterpoint train controller` made."""
+        controller = read_controller(Path(folder))
+        if controller.constants is not None:
+            return self.steer(controller)
+        dtype, device = self.model.dtype, self.model.device
+        return self.steer(controller, load_parts(Path(folder), controller, self.describe, dtype, device))
+
+    def steer(self, controller: Controller, model: ControllerModel | None = None) -> None:
+        """Let the method mope be steered by a controller; no `model` is needed for constants."""
+        self.controller = controller
+        self.whole.pop(CONTROLLER, None)
+        if model is not None:
+            longest = int(model.model.config.max_position_embeddings)
+            self.whole[CONTROLLER] = Whole(self.tokenizer, longest, lambda: Rows(model.model, model))
+        self.engine = self._engine()
+
+    def describe(self, experts: Sequence[str]) -> torch.Tensor:
+        """What a described head knows of experts, `[K, I]`: the base's mean hidden states over what they are for."""
+        dimension = {expert.name: self.file.dimension(expert.dimension) for expert in self.experts}
+        texts = [f"{dimension[name].name}: {dimension[name].description}" for name in experts]
+        return describe(self.model, self.tokenizer, texts)
+
+    def _engine(self) -> Engine:
+        rows = Rows(self.model, self.bank)
+        longest = [expert.longest for name, expert in self.whole.items() if name != CONTROLLER]
+        return Engine(
+            Several(rows, self.whole, vocabulary(self.tokenizer)) if self.whole else rows,
+            self._text,
+            end_tokens(self.model.generation_config.eos_token_id, self.tokenizer),
+            max([self.longest, *longest]),
+            self.max_rows,
+        )
+
     def chat(
         self,
         messages: str | Sequence[Mapping[str, str] | Message],
@@ -164,22 +199,22 @@ class Band:
         """Decode requests made by `request`."""
         return self.engine.run(requests, progress)
 
-    def request(self, prompt: Prompt, plan: Plan, sampling: Sampling) -> Request:
+    def request(self, prompt: Prompt, plan: Plan, sampling: Sampling, trace: Detail | None = None) -> Request:
         """Render the prompt of each of a plan's rows, a whole model's with its own tokenizer and chat template.
 
         A response is at most what the shortest of the plan's models has room for.
         """
-        models = [whole_model(row.gate, self.whole) for row in plan.rows]
+        models = [whole_model(row.gate, self.whole) for row in plan.all_rows]
         tokenizers = [self.whole[name].tokenizer if name else self.tokenizer for name in models]
         contexts = tuple(
             tuple(prompt_ids(self._asking(prompt, row), tokenizer))
-            for row, tokenizer in zip(plan.rows, tokenizers, strict=True)
+            for row, tokenizer in zip(plan.all_rows, tokenizers, strict=True)
         )
         longest = min(self.whole[name].longest if name else self.longest for name in models)
         room = longest - max(map(len, contexts))
         if room < 1:
             raise CounterpointError(f"the prompt has {longest - room} tokens; with the response, {longest} is the most")
-        return Request(plan, contexts, replace(sampling, max_tokens=min(sampling.max_tokens, room)))
+        return Request(plan, contexts, replace(sampling, max_tokens=min(sampling.max_tokens, room)), trace)
 
     def plan(self, profile: Profile | None, method: str) -> Plan:
         """How a method serves a profile, held to the band's bounds.
@@ -199,6 +234,8 @@ class Band:
         if method == "best-expert":
             best = self.best_expert(profile)
             return Plan((Row({best: self._alone(best, profile.strength)}),))
+        if method == "mope":
+            return self._controlled(profile)
         weighting = constant(profile, self.experts)
         if method in ("soup", "moe"):
             self._refuse_whole(weighting, method)
@@ -228,6 +265,17 @@ class Band:
             if profile.weights.get(entry.dimension) and not entry.scores:
                 raise CounterpointError(f"best-expert needs measured scores, and band.json has none of {entry.name!r}")
         return max(scored, key=lambda e: sum(w * e.scores.get(d, 0.0) for d, w in profile.weights.items())).name
+
+    def _controlled(self, profile: Profile) -> Plan:
+        if self.controller is None:
+            raise CounterpointError("this band has no controller; `counterpoint train controller` makes one")
+        for name, (low, high) in self.bounds.items():
+            if low > 0 or (0 < high < profile.strength):
+                raise CounterpointError(
+                    f"mope weighs experts anew at every token, and keeps no floor and no cap but 0; the band's bounds "
+                    f"have {low:g} <= {name} <= {high:g}; use mixture-prob"
+                )
+        return self.controller.plan(profile, self.experts)
 
     def _alone(self, expert: str, strength: float) -> float:
         return alone(next(e.dimension for e in self.experts if e.name == expert), strength, self.bounds)

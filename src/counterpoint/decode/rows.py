@@ -5,7 +5,8 @@ layer, so that attention reads views of it; a row that leaves is overwritten by 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from counterpoint.decode.forward import fits, hidden_states
-from counterpoint.models.bank import LoraBank
 from counterpoint.types import CounterpointError
 
 MASK_PER_KIND = ("qwen2", "qwen3", "gemma2", "gemma3_text")
@@ -87,13 +87,20 @@ class _Target:
         self.row_B1 = rows[:, None]
 
 
+class Gates(Protocol):
+    """What makes and applies the gates of rows: a `LoraBank`, or a controller, whose gates are profiles."""
+
+    def gate(self, gates: Sequence[Mapping[str, float]]) -> Tensor | None: ...
+    def gated(self, gate_B1K: Tensor | None) -> AbstractContextManager[None]: ...
+
+
 class Rows:
-    """`LanguageModel` over a Hugging Face model and its LoRA bank; a prefill takes at most `chunk` tokens at a time.
+    """`LanguageModel` over a Hugging Face model and its gates; a prefill takes at most `chunk` tokens at a time.
 
     Error against one request at a time without a cache: below 1e-4 in fp32 (law `padding` in tests/laws).
     """
 
-    def __init__(self, model: Any, bank: LoraBank, chunk: int = 2048) -> None:
+    def __init__(self, model: Any, bank: Gates, chunk: int = 2048) -> None:
         self.model = model
         self.bank = bank
         self.chunk = chunk

@@ -1,18 +1,22 @@
 """One language model made of several: each row is decoded by the model that its gate names.
 
 Rows whose gate is over adapters belong to the base and its bank. An expert that is a whole model has rows of its own,
-in a model that is loaded when a request first needs it. All read and write the same token ids, so that a request's rows
-can be mixed whichever models they come from.
+in a model that is loaded when a request first needs it, or on a server. All read and write the same token ids, so that
+a request's rows can be mixed whichever models they come from.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from counterpoint.compose.plan import CONTROLLER
 from counterpoint.types import CounterpointError, LanguageModel
 
 INSTEAD = "use mixture-prob, mixture-log or route"
@@ -21,18 +25,33 @@ INSTEAD = "use mixture-prob, mixture-log or route"
 
 @dataclass(frozen=True)
 class Whole:
-    """An expert that is a whole model: how it renders a prompt, its longest sequence in tokens, and how to load it."""
+    """An expert that is a whole model: how it renders a prompt, its longest sequence in tokens, and how to load it.
+
+    What `load` gives for a `remote` one is `Background`.
+    """
 
     tokenizer: Any
     longest: int
     load: Callable[[], LanguageModel]
+    remote: bool = False
+
+
+@runtime_checkable
+class Background(LanguageModel, Protocol):
+    """A language model that is elsewhere, so that others can work while it does."""
+
+    def start(self, tokens_B: Sequence[int]) -> "Future[Tensor]":
+        """Begin a step, whose result is `[B, V + 1]`: the last column is for what the other columns do not know."""
+        ...
 
 
 def whole_model(gate: Mapping[str, float], whole: Mapping[str, Whole]) -> str | None:
-    """The whole model that decodes a row with this gate, or None for the base and its adapters.
+    """The whole model, or the controller, that decodes a row with this gate, or None for the base and its adapters.
 
     Raises CounterpointError for a gate that asks a whole model for anything but itself: it has no delta to scale.
     """
+    if CONTROLLER in gate:
+        return CONTROLLER
     active = {name: coefficient for name, coefficient in gate.items() if coefficient}
     named = next((name for name in active if name in whole), None)
     if named is None:
@@ -50,6 +69,9 @@ def whole_model(gate: Mapping[str, float], whole: Mapping[str, Whole]) -> str | 
 class Several:
     """`LanguageModel` over a base and whole models, with one vocabulary: logits beyond it, of padded heads, are cut.
 
+    Where any of them is remote, each row has one column more, for the tokens that a remote model does not report, and
+    is -inf in those that its model knows nothing of.
+
     Each row has a place among its model's rows. Their order is not the order here, so that here a row may move anywhere
     while each model's rows move only towards the front.
     """
@@ -57,7 +79,9 @@ class Several:
     def __init__(self, base: LanguageModel, whole: Mapping[str, Whole], vocabulary: int) -> None:
         self.whole = whole
         self.vocabulary = vocabulary
+        self.columns = vocabulary + any(model.remote for model in whole.values())
         self._models: dict[str | None, LanguageModel] = {None: base}
+        self._plain = whole.keys() - {CONTROLLER}
         self._owner_B: list[str | None] = []
         self._place_B: list[int] = []
 
@@ -69,7 +93,9 @@ class Several:
         try:
             for owner, model in models.items():
                 mine = [row for row, other in enumerate(owners) if other == owner]
-                model.join([contexts[row] for row in mine], [{} if owner else gates[row] for row in mine])
+                model.join(
+                    [contexts[row] for row in mine], [{} if owner in self._plain else gates[row] for row in mine]
+                )
         except BaseException:
             for owner, model in models.items():
                 model.keep(range(live[owner]))
@@ -80,14 +106,32 @@ class Several:
         self._owner_B += owners
 
     def step(self, tokens_B: Sequence[int]) -> Tensor:
-        """Feed one token to each live row, in one forward per model; logits `[B, V]`."""
-        rows: list[int] = []
-        parts: list[Tensor] = []
-        for owner, model in self._models.items():
-            if mine := self._rows_of(owner):
-                rows += mine
-                parts.append(model.step([tokens_B[row] for row in mine])[:, : self.vocabulary])
-        return torch.cat(parts)[torch.tensor(rows).argsort()]
+        """Feed one token to each live row, in one forward per model; logits `[B, columns]`."""
+        rows = {owner: mine for owner in self._models if (mine := self._rows_of(owner))}
+        parts = self._parts({owner: [tokens_B[row] for row in mine] for owner, mine in rows.items()})
+        device = next(iter(parts.values())).device
+        order = torch.tensor([row for owner in parts for row in rows[owner]]).argsort()
+        return torch.cat([self._as_wide(part.to(device)) for part in parts.values()])[order]
+
+    def _parts(self, tokens: Mapping[str | None, list[int]]) -> dict[str | None, Tensor]:
+        """What each model says to its tokens; those elsewhere work while those here do."""
+        steps: dict[str | None, Future[Tensor]] = {}
+        try:
+            for owner in tokens:
+                if isinstance(model := self._models[owner], Background):
+                    steps[owner] = model.start(tokens[owner])
+            here = {
+                owner: self._models[owner].step(tokens[owner])[:, : self.vocabulary] for owner in tokens.keys() - steps
+            }
+            return here | {owner: step.result() for owner, step in steps.items()}
+        except BaseException:
+            for step in steps.values():
+                step.cancel()
+            raise
+
+    def _as_wide(self, part_BV: Tensor) -> Tensor:
+        missing = self.columns - part_BV.shape[1]
+        return pad(part_BV, (0, missing), value=-math.inf) if missing else part_BV
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these, which take the places 0, 1, ... in any order."""

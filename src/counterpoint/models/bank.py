@@ -172,6 +172,11 @@ class LoraBank:
         if name in self._active:
             self._active = ()
 
+    @property
+    def wrapped(self) -> bool:
+        """Whether the model's linear layers are the bank's."""
+        return bool(self._groups)
+
     def unwrap(self) -> None:
         """Give the model its own layers back, until the next gate."""
         for modules in self._groups:

@@ -1,0 +1,204 @@
+"""Train a controller by what its mixtures earn.
+
+    R(x, y, w) = sum_i w_i sigmoid(r_i(x, y) - r_i(x, y_ref)) / sum_i w_i
+
+(MoPE, arXiv 2407.04181; Eq. 2 is the sigmoid, and the mean is over what the profile selects.) y_ref is the base's
+greedy answer to the same prompt, asked for nothing: the paper says "from a baseline LLM". The loss is REBEL's or PPO's
+(`train/on_policy.py`), the policy that of `train/mope.py`.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from counterpoint.artifacts import hash_files, make_once, read_json, write_json
+from counterpoint.compose.plan import Plan, Row, Space, Temper
+from counterpoint.compose.weighers.controller import (
+    Controller,
+    Encoding,
+    Head,
+    Prior,
+    Prompting,
+    new_model,
+    write_controller,
+)
+from counterpoint.data.responses import prompt_column
+from counterpoint.decode.band import Band
+from counterpoint.decode.parts import run_in_parts
+from counterpoint.decode.sampling import Sampling
+from counterpoint.models.band_file import BAND, base_path, read_band
+from counterpoint.models.controller import ControllerModel, new_trunk
+from counterpoint.profiles import format_profile
+from counterpoint.rewards.calibrate import bt_reward, profile_weights, scalarise
+from counterpoint.rewards.scorer import Scorer
+from counterpoint.train.mope import Constants, MopeLearner, Reward
+from counterpoint.train.on_policy import Algorithm, check, learn
+from counterpoint.train.run import Progress
+from counterpoint.types import CounterpointError, Profile, Prompt, RewardFn
+
+LOG = "training.json"
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """How a controller is made and trained; the fields from `space` to `head` are those of `Controller`.
+
+    `model` is a small language model of the base's vocabulary to start from; without, the base itself if it has fewer
+    than 10^9 parameters, else a random one of `share` of its size. `constant` learns fixed logits for each profile
+    instead. `bt` turns scores into probabilities of beating the reference response; without, they are rewards as they
+    are. Each iteration asks `prompts_per_iteration` prompts, for a profile each, `samples` times, at most `max_tokens`.
+    The other fields are those of `on_policy.LoopConfig`.
+    """
+
+    band: str
+    space: Space = "prob"
+    profile: Encoding = "vector"
+    prompts: Prompting = "none"
+    prior: Prior = "profile"
+    temper: Temper = "mixture"
+    head: Head = "linear"
+    model: str = ""
+    share: float = 0.02
+    constant: bool = False
+    bt: bool = True
+    strength: float = 1.0
+    temperature: float = 1.0
+    max_tokens: int = 128
+    prompts_per_iteration: int = 64
+    algorithm: Algorithm = "rebel"
+    iterations: int = 8
+    samples: int = 2
+    epochs: int = 4
+    minibatch: int = 32
+    learning_rate: float = 1e-3
+    max_grad_norm: float = 1.0
+    eta: float = 1.0
+    kl: float = 0.0
+    clip: float = 0.2
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    value_weight: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.prompts_per_iteration < 1:
+            raise CounterpointError(f"prompts_per_iteration is {self.prompts_per_iteration}; it must be at least 1")
+        if not 0 < self.share < 1:
+            raise CounterpointError(f"share is {self.share:g}; it must lie between 0 and 1, such as 0.02")
+        if not self.temperature > 0:
+            raise CounterpointError(f"temperature is {self.temperature:g}; to learn from samples it must be above 0")
+        if self.temperature != 1 and self.temper == "mixture":
+            raise CounterpointError(
+                f"temperature is {self.temperature:g}, acting on the mixture: the log-probability of a sample would "
+                "need the whole vocabulary; train at temperature 1, or with temper = experts"
+            )
+
+
+@dataclass(frozen=True)
+class ControllerResult:
+    """Where the controller is, what each iteration logged, and whether it was trained now."""
+
+    folder: Path
+    log: tuple[dict[str, float], ...]
+    fresh: bool
+
+
+def train_controller(
+    band: Band,
+    config: ControllerConfig,
+    prompts: Sequence[Prompt],
+    profiles: Sequence[Profile],
+    reward: RewardFn,
+    out: Path,
+    progress: Progress | None = None,
+) -> ControllerResult:
+    """Train a controller of the band's experts for these profiles and write it to `out`; it then steers the band.
+
+    A unit of `reward` is a logit of preference, as it is for a Bradley-Terry model. A run that was killed goes on after
+    its last iteration. Raises CounterpointError for a dimension that `reward` does not score, and for what
+    `ControllerConfig`, `Controller.plan` and `learn` refuse.
+    """
+    controller = new_controller(band, config, profiles)
+    weights_RD = profile_weights(profiles, reward.dimensions)
+    inputs = {
+        "band": hash_files(
+            *(path for path in (Path(config.band) / BAND, Path(config.band) / "experts") if path.exists())
+        ),
+        "prompts": hashlib.sha256(json.dumps([prompt_column(prompt) for prompt in prompts]).encode()).hexdigest(),
+        "profiles": "; ".join(format_profile(profile) for profile in profiles),
+        "reward": f"{type(reward).__name__} of {', '.join(reward.dimensions)}",
+    }
+
+    def make(scratch: Path) -> None:
+        ref_PD = reward(prompts, references(band, prompts, config.max_tokens, scratch / "work"))
+        model = untrained(band, config, controller, len(profiles))
+        earned = reward_of(reward, prompts, weights_RD, ref_PD if config.bt else None)
+        band.steer(controller, model if isinstance(model, ControllerModel) else None)
+        critic = config.algorithm == "ppo"
+        learner = MopeLearner(band, controller, model, prompts, profiles, earned, config, critic)
+        log = learn(learner, config, scratch / "work", progress)
+        trained = model.eval() if isinstance(model, ControllerModel) else None
+        write_controller(scratch, learner.current(), trained)
+        write_json(scratch / LOG, list(log))
+
+    fresh = make_once(out, config, inputs, make)
+    band.load_controller(out)
+    return ControllerResult(out, tuple(read_json(out / LOG)), fresh)
+
+
+def new_controller(band: Band, config: ControllerConfig, profiles: Sequence[Profile]) -> Controller:
+    """The controller of a configuration, over all experts of the band; refuses profiles that it cannot serve."""
+    controller = Controller(
+        experts=[expert.name for expert in band.experts],
+        dimensions=list(band.dimensions),
+        space=config.space,
+        profile=config.profile,
+        prompts=config.prompts,
+        prior=config.prior,
+        temper=config.temper,
+        head=config.head,
+    )
+    if len(controller.experts) < 2:
+        raise CounterpointError(
+            f"{config.band}: has {len(controller.experts)} experts; a controller weighs two or more"
+        )
+    for profile in profiles:
+        controller.plan(Profile(profile.weights, config.strength), band.experts)
+    return controller
+
+
+def untrained(
+    band: Band, config: ControllerConfig, controller: Controller, profiles: int
+) -> ControllerModel | Constants:
+    """What is trained, from the seed."""
+    if config.constant:
+        return Constants(profiles, len(controller.experts))
+    folder = Path(config.band)
+    base = base_path(folder, read_band(folder)) if (folder / BAND).exists() else str(band.model.name_or_path)
+    size = sum(parameter.numel() for parameter in band.model.parameters())
+    trunk = new_trunk(base, size, config.share, config.seed, config.model)
+    return new_model(controller, trunk.to(band.model.device), band.describe)
+
+
+def references(band: Band, prompts: Sequence[Prompt], max_tokens: int, work: Path) -> list[str]:
+    """The base's greedy answers, kept in `work`."""
+    sampling = Sampling(temperature=0, max_tokens=max_tokens)
+    requests = [band.request(prompt, Plan((Row(),)), sampling) for prompt in prompts]
+    return [said.text for said in run_in_parts(band, requests, work, lambda *_: None)]
+
+
+def reward_of(reward: RewardFn, prompts: Sequence[Prompt], weights_RD: np.ndarray, ref_PD: np.ndarray | None) -> Reward:
+    """What responses earn for profiles: against reference scores by Bradley-Terry, or as they are scored."""
+
+    def earned(prompt_N: Sequence[int], texts: Sequence[str], profile_N: Sequence[int]) -> np.ndarray:
+        scores_ND = Scorer(reward)([prompts[p] for p in prompt_N], texts)
+        if ref_PD is not None:
+            scores_ND = bt_reward(scores_ND, ref_PD[list(prompt_N)])
+        return scalarise(scores_ND, weights_RD[list(profile_N)])
+
+    return earned
