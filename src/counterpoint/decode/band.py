@@ -135,6 +135,8 @@ class Band:
     def load_controller(self, folder: str | Path) -> None:
         """Let the method mope be steered by the controller of a folder that `counterpoint train controller` made."""
         controller = read_controller(Path(folder))
+        if controller.head == "described":
+            controller = controller.model_copy(update={"experts": [expert.name for expert in self.experts]})
         if controller.constants is not None:
             return self.steer(controller)
         dtype, device = self.model.dtype, self.model.device

@@ -44,11 +44,13 @@ class ControllerModel(nn.Module):
         width, device = model.config.hidden_size, model.device
         self.profile = nn.Parameter(torch.zeros(len(dimensions), width, device=device)) if dimensions else None
         self.description_KD = description_KD
+        self.register_buffer("centre_I", None if description_KD is None else description_KD.mean(dim=0))
         self.described = (
             None
             if description_KD is None
             else nn.Parameter(torch.zeros(description_KD.shape[1], width + 1, device=device))
         )
+        self.centre_I: Tensor
         self._profile_B1D: Tensor | None = None
         model.get_input_embeddings().register_forward_hook(self._add_profile)
 
@@ -71,7 +73,7 @@ class ControllerModel(nn.Module):
         """The head's weight `[K, I]` and bias `[K]`."""
         if self.described is None or self.description_KD is None:
             return self.model.lm_head.weight, self.model.lm_head.bias
-        both_KI = self.description_KD @ self.described
+        both_KI = (self.description_KD - self.centre_I) @ self.described
         return both_KI[:, :-1], both_KI[:, -1]
 
     def gate(self, gates: Sequence[Mapping[str, float]]) -> Tensor | None:
@@ -97,10 +99,11 @@ class ControllerModel(nn.Module):
             self._profile_B1D = None
 
     def parts(self) -> dict[str, Tensor]:
-        """All parameters by name, as they are saved; of a described head the matrix alone."""
+        """All tensors by name, as they are saved: of a described head its matrix and centre, not what they make."""
         self.bank.unwrap()
         made = ("model.lm_head.weight", "model.lm_head.bias") if self.described is not None else ()
-        return {name: part.detach().contiguous() for name, part in self.named_parameters() if name not in made}
+        named = [*self.named_parameters(), *([("centre_I", self.centre_I)] if self.described is not None else [])]
+        return {name: part.detach().contiguous() for name, part in named if name not in made}
 
     def load_parts(self, parts: Mapping[str, Tensor]) -> None:
         """Take what `parts` gave. Raises RuntimeError for parts that are missing, unknown or of another shape."""

@@ -76,7 +76,7 @@ class ControllerConfig:
     minibatch: int = 32
     learning_rate: float = 1e-3
     max_grad_norm: float = 1.0
-    eta: float = 1.0
+    eta: float = 10.0
     kl: float = 0.0
     clip: float = 0.2
     gamma: float = 1.0
