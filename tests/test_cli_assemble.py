@@ -129,6 +129,52 @@ def test_wrong_turns_of_add_are_one_line(place: Path, terminal: Terminal) -> Non
     assert "these are not the weights" in terminal.mistake(*add, "made/concise", "--dimension", "x")
 
 
+NOWHERE = "http://127.0.0.1:9/v1"
+"""An address at which no server listens; tests/decode/test_remote.py has those at which one does."""
+
+
+def test_a_server_that_is_down_is_added_unasked(place: Path, terminal: Terminal) -> None:
+    three(terminal)
+    add = ("add", "band", NOWHERE, "--dimension", "exact", "--remote-model", "owl", "--no-check")
+    assert terminal.run(*add, "--api-key-env", "OWL_KEY", "--top", 5, "--trust-tokenizer").splitlines() == [
+        f"added model on the server {NOWHERE} as expert 'exact' for 'exact'; the band has 4",
+        "note: the server was not asked whether it can be used",
+    ]
+    assert read_json(place / "band" / "band.json")["experts"][-1]["endpoint"] == {
+        "url": NOWHERE, "model": "owl", "top": 5, "api_key_env": "OWL_KEY", "on_failure": "fail", "timeout_s": 60.0,
+        "trust_tokenizer": True,
+    }  # fmt: skip
+    assert "there is an expert 'exact' for 'exact' already" in terminal.mistake(*add)
+    found = terminal.json("add", "band", NOWHERE + "/", *add[3:], "--name", "concise", "--replace")
+    assert {key: found[key] for key in ("expert", "kind", "path", "new")} == {
+        "expert": "concise", "kind": "endpoint", "path": NOWHERE, "new": False,
+    }  # fmt: skip
+    assert not (place / "band" / "experts" / "concise").exists(), "the adapter that was there of that name"
+    said = terminal.run("inspect", "band")
+    assert "endpoint" in said
+    assert "wrong:" not in said
+    assert terminal.json("inspect", "band")["kinds"]["exact"] == "endpoint"
+    terminal.run("remove", "band", "exact")
+
+
+def test_wrong_turns_of_a_model_on_a_server_are_one_line(place: Path, terminal: Terminal) -> None:
+    three(terminal)
+    before = (place / "band" / "band.json").read_text()
+    add = ("add", "band", NOWHERE, "--dimension", "exact")
+    assert "--remote-model names which of its models" in terminal.mistake(*add)
+    assert "--remote-model names which of its models" in terminal.mistake(
+        "add", "band", "made/concise", "--dimension", "exact", "--top", "all"
+    )
+    remote = (*add, "--remote-model", "owl")
+    assert "name the base model with --base" in terminal.mistake("add", "other", *remote[2:])
+    assert "this band's base is" in terminal.mistake(*remote, "--base", "wild")
+    assert "top: value error, 'few' is neither a number from 1 nor all" in terminal.mistake(*remote, "--top", "few")
+    assert "on_failure: input should be 'fail' or 'drop'" in terminal.mistake(*remote, "--on-failure", "wait")
+    assert "is no address of a server" in terminal.mistake(*add[:2], "owl:8000/v1", *remote[3:])
+    assert "environment variable OWL_KEY, which is not set" in terminal.mistake(*remote, "--api-key-env", "OWL_KEY")
+    assert (place / "band" / "band.json").read_text() == before
+
+
 def test_remove(place: Path, terminal: Terminal) -> None:
     three(terminal)
     assert "did you mean 'wild'" in terminal.mistake("remove", "band", "wil")

@@ -33,18 +33,19 @@ class Measured:
     length_PR: np.ndarray
 
 
-def measure(setting: Setting, name: str, plans: Sequence[Plan], out: Path) -> Measured:
+def measure(setting: Setting, name: str, plans: Sequence[Plan] | None, out: Path) -> Measured:
     """Answer the test prompts by each profile's plan, unless `out` has the answers, and judge them."""
     file = out / f"{name}.json"
-    if not file.exists():
+    if not file.exists() and plans is not None:
         write_json(file, answer(setting, plans))
     found = read_json(file)
     prompts = setting.task.test_prompts
-    asked, texts = [p for p in prompts for _ in plans], found["texts"]
-    z_PRD = Scorer(setting.judge)(asked, texts).reshape(len(prompts), len(plans), -1)
+    texts, each = found["texts"], len(found["texts"]) // len(prompts)
+    asked = [prompt for prompt in prompts for _ in range(each)]
+    z_PRD = Scorer(setting.judge)(asked, texts).reshape(len(prompts), each, -1)
     reference_P1D = setting.judge(prompts, references(setting.band, prompts, setting.max_tokens, out / "base"))[:, None]
     correct = setting.task.correct
-    shape = (len(prompts), len(plans))
+    shape = (len(prompts), each)
     return Measured(
         z_PRD,
         bt_reward(z_PRD, reference_P1D),

@@ -62,6 +62,8 @@ def variants(setting: Setting) -> dict[str, Variant]:
         "mope-kl": Variant({"kl": 0.05}),
         "mope-seen": Variant(profiles=seen),
         "mope-by-rules": Variant(by_rules=True),
+        "constant-by-rules": Variant({"constant": True, "learning_rate": CONSTANT_RATE}, by_rules=True),
+        "mope-log-by-rules": Variant(log, by_rules=True),
         "mope-newcomer": Variant(
             {"head": "described"},
             profiles=lambda profiles: [p for p in profiles if not p.weights.get(newcomer)],

@@ -73,6 +73,7 @@ def test_what_a_band_file_holds(made: Path) -> None:
                 "model": None,
                 "hash": None,
                 "stamp": None,
+                "endpoint": None,
             }
         ],
         "strengths": {},

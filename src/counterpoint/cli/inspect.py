@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -20,12 +20,32 @@ def inspect(band: BandFolder, as_json: AsJson = False) -> None:
     from counterpoint.models.examine import examine
 
     found = examine(band)
+    controller = controller_of(band, found)
     if as_json:
-        print(json.dumps(as_dict(found), indent=1))
+        print(json.dumps(as_dict(found) | {"controller": controller}, indent=1))
     else:
-        show(found, str(band))
+        show(found, str(band), controller)
     if found.problems:
         raise typer.Exit(1)
+
+
+def controller_of(band: Path, found: "Examined") -> dict[str, Any] | None:
+    """`controller.json`, and how its training went; what is wrong with it joins the problems. None without one."""
+    from counterpoint.artifacts import read_json
+    from counterpoint.compose.weighers.controller import read_controller
+    from counterpoint.train.controller import LOG
+
+    folder = band / "controller"
+    controller = found.attempt(lambda: read_controller(folder)) if folder.exists() else None
+    log = found.attempt(lambda: read_json(folder / LOG)) if folder.exists() else None
+    if controller is None or not log:
+        return None
+    known = {entry.name for entry in found.file.experts}
+    if gone := [name for name in controller.experts if name not in known]:
+        found.problems.append(f"{folder}: weighs {', '.join(gone)}, which the band does not have; train it again")
+    trained = {"iterations": len(log), "last_reward": log[-1]["reward"]}
+    kind = "transformer" if controller.constants is None else "constants"
+    return {"kind": kind, **controller.model_dump(exclude={"constants"}), **trained}
 
 
 def as_dict(found: "Examined") -> dict[str, object]:
@@ -42,7 +62,7 @@ def as_dict(found: "Examined") -> dict[str, object]:
     }
 
 
-def show(found: "Examined", name: str) -> None:
+def show(found: "Examined", name: str, controller: dict[str, Any] | None) -> None:
     """The same for people."""
     from counterpoint.profiles import format_bounds, parse_bounds
 
@@ -61,10 +81,20 @@ def show(found: "Examined", name: str) -> None:
         say(f"strengths that scored best in training: {best}")
     if found.rewards:
         say(f"reward models: {', '.join(found.rewards)}")
+    if controller is not None:
+        say(f"controller: {summary(controller)}")
     if found.unused:
         say(f"in experts/, but not in band.json: {', '.join(found.unused)}")
     for problem in found.problems:
         out.print(f"wrong: {problem}", style="red", markup=False, soft_wrap=True)
+
+
+def summary(controller: dict[str, Any]) -> str:
+    """A controller in one line."""
+    names = ("space", "profile", "prompts", "prior", "temper", "head")
+    options = ", ".join(f"{name} {controller[name]}" for name in names)
+    trained = f"{controller['iterations']} iterations, last reward {controller['last_reward']:.3f}"
+    return f"{controller['kind']} over {', '.join(controller['experts'])}; {options}; {trained}"
 
 
 def table_of(found: "Examined") -> Table:
@@ -75,6 +105,8 @@ def table_of(found: "Examined") -> Table:
     for entry in found.file.experts:
         part, score = found.experts[entry.name], entry.scores.get(entry.dimension)
         kind = part.kind if entry.model is None else f"model {entry.model}"
+        if entry.endpoint is not None:
+            kind = f"endpoint {entry.endpoint.url}, model {entry.endpoint.model}"
         table.add_row(
             entry.name, entry.dimension, escape(descriptions[entry.dimension]), escape(kind),
             "-" if part.parameters is None else f"{part.parameters:,}",

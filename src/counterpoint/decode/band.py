@@ -128,6 +128,11 @@ class Band:
         for expert in file.experts:
             if expert.kind == "model":
                 whole[expert.name] = _whole(base, tokenizer, paths[expert.name], dtype, device)
+            elif expert.kind == "endpoint":
+                from counterpoint.decode.remote import remote_whole  # its client takes half a second to import
+
+                longest = int(model.config.max_position_embeddings)
+                whole[expert.name] = remote_whole(expert, tokenizer, vocabulary(tokenizer), longest)
             else:
                 bank.add(expert.name, read_adapter(Path(paths[expert.name])))
         return cls(file, model, tokenizer, bank, whole, max_rows)
@@ -212,6 +217,7 @@ class Band:
             tuple(prompt_ids(self._asking(prompt, row), tokenizer))
             for row, tokenizer in zip(plan.all_rows, tokenizers, strict=True)
         )
+        self._refuse_remote(models, plan, sampling)
         longest = min(self.whole[name].longest if name else self.longest for name in models)
         room = longest - max(map(len, contexts))
         if room < 1:
@@ -281,6 +287,19 @@ class Band:
 
     def _alone(self, expert: str, strength: float) -> float:
         return alone(next(e.dimension for e in self.experts if e.name == expert), strength, self.bounds)
+
+    def _refuse_remote(self, models: Sequence[str | None], plan: Plan, sampling: Sampling) -> None:
+        """An endpoint tells the likeliest tokens alone, so that nothing can act on an expert before it is mixed."""
+        remote = next((name for name in models if name and self.whole[name].remote), None)
+        if remote and sampling.repetition_penalty != 1:
+            raise CounterpointError(
+                f"expert {remote!r} is behind an endpoint, which takes no repetition_penalty; leave 1"
+            )
+        if remote and plan.temper == "experts" and sampling.temperature not in (0, 1):
+            raise CounterpointError(
+                f"expert {remote!r} is behind an endpoint, whose distribution takes no temperature of its own; use a "
+                "controller whose temperature acts on the mixture, or temperature 1"
+            )
 
     def _refuse_whole(self, weighting: Weighting, method: str) -> None:
         for name in weighting.experts:

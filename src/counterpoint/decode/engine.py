@@ -55,12 +55,16 @@ class _Live:
 
 @dataclass(frozen=True)
 class _Group:
-    """Live requests whose rows are mixed alike: indices of their rows `[G, K]` and coefficients `[G, K]`."""
+    """Live requests whose rows are mixed alike: indices of their rows `[G, K]` and coefficients `[G, K]`.
+
+    `as_is`: the one row of each is its distribution, and nothing is to be mixed.
+    """
 
     members: list[int]
     rows_GK: Tensor
     c_GK: Tensor
     space: Space
+    as_is: bool
     steering: "_Steering | None"
 
 
@@ -145,15 +149,15 @@ class Engine:
     @torch.no_grad()
     def next_distributions(self, requests: Sequence[Request]) -> Tensor:
         """The log-distribution `[Q, V]` of each request's first token. Nothing is decoded; the engine must be idle."""
-        parts = [torch.empty(0, self.model.vocabulary)]
+        parts: list[Tensor] = []
         with self._alone():
             for request in requests:
                 self.submit(request)
             while not self.idle:
                 self._join()
-                parts.append(self.next_logp().to(parts[0]))
+                parts.append(self.next_logp().cpu())
                 self._leave([])
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.empty(0, self.model.vocabulary)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -210,7 +214,7 @@ class Engine:
             if silent_B is not None and silent_B[group.rows_GK].any():
                 c_GK = without_silent(c_GK, silent_B[group.rows_GK])
                 logp_GKV[silent_B[group.rows_GK]] = -math.inf
-            logp_QV[group.members] = _mix(logp_GKV, c_GK, group.space, partial)
+            logp_QV[group.members] = logp_GKV[:, 0] if group.as_is else _mix(logp_GKV, c_GK, group.space, partial)
             self._mixed.append(_Mixed(logp_GKV, c_GK))
         return logp_QV
 
@@ -219,7 +223,8 @@ class Engine:
         rows, sampling = live.rows[: len(live.request.plan.rows)], live.request.sampling
         if live.seen_KV is not None:
             penalty = [sampling.repetition_penalty] * len(rows)
-            logits_BV[rows] = penalise(logits_BV[rows], live.seen_KV.to(logits_BV.device), penalty)
+            known_BV = logits_BV[:, : self.model.vocabulary]
+            known_BV[rows] = penalise(known_BV[rows], live.seen_KV.to(logits_BV.device), penalty)
         if live.request.plan.temper == "experts" and sampling.temperature:
             logits_BV[rows] = logits_BV[rows] / sampling.temperature
 
@@ -272,19 +277,22 @@ class Engine:
         self._regroup()
 
     def _regroup(self) -> None:
-        alike: dict[tuple[int, Space, bool], list[int]] = {}
+        alike: dict[tuple[int, Space, bool, bool], list[int]] = {}
         for member, live in enumerate(self._live):
             plan = live.request.plan
-            alike.setdefault((len(plan.rows), plan.space, plan.control is not None), []).append(member)
+            steered = plan.control is not None
+            as_is = plan.coefficients == (1.0,) and not steered
+            alike.setdefault((len(plan.rows), plan.space, as_is, steered), []).append(member)
         self._groups = [
             _Group(
                 members,
                 torch.tensor([self._live[m].rows[:mixed] for m in members]),
                 torch.tensor([self._live[m].request.plan.coefficients for m in members]),
                 space,
+                as_is,
                 self._steering(members) if steered else None,
             )
-            for (mixed, space, steered), members in alike.items()
+            for (mixed, space, as_is, steered), members in alike.items()
         ]
 
     def _steering(self, members: Sequence[int]) -> _Steering:
@@ -322,8 +330,6 @@ class Engine:
 
 
 def _mix(logp_GKV: Tensor, c_GK: Tensor, space: Space, partial: bool) -> Tensor:
-    if logp_GKV.shape[1] == 1:
-        return logp_GKV[:, 0]
     if space == "prob":
         return mix_prob(logp_GKV, c_GK)
     return mix_partial_log(logp_GKV, c_GK) if partial else mix_log(logp_GKV, c_GK)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from counterpoint.compose.mixture import credit
+from counterpoint.compose.mixture import credit, mix_log, spread_tail
 from counterpoint.compose.plan import Space
 from counterpoint.types import Trace
 
@@ -40,13 +40,17 @@ class Step:
     ) -> Self:
         """From the rows' distributions, kept if `whole`, and their mixture; both may have one column more."""
         token_G = torch.tensor(tokens, device=logp_GV.device)
+        lost_G = logp_GV[:, vocabulary:].exp().sum(-1)
+        if space == "log" and logp_GKV.shape[-1] > vocabulary:  # traced as they were mixed, with their tails spread
+            logp_GKV = spread_tail(logp_GKV)
+            logp_GV = mix_log(logp_GKV, c_GK)
         return cls(
             tokens,
             c_GK,
             logp_GKV.gather(-1, token_G[:, None, None].expand(*c_GK.shape, 1)).squeeze(-1),
             logp_GV.gather(-1, token_G[:, None]).squeeze(-1),
             credit(logp_GKV, c_GK, logp_GV, token_G, space),
-            logp_GV[:, vocabulary:].exp().sum(-1),
+            lost_G,
             logp_GKV[..., :vocabulary] if whole else None,
         )
 

@@ -6,9 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from counterpoint.artifacts import MANIFEST, hash_files, publish, read_json, write_json
 from counterpoint.models.adapter import CONFIG, TENSORS, read_adapter
@@ -37,8 +38,41 @@ class DimensionEntry(_Strict):
     request: str = ""
 
 
+class EndpointEntry(_Strict):
+    """A model that a server offers at `url`, as in http://host:8000/v1, by the OpenAI-compatible completions API.
+
+    `top` is how many of the likeliest tokens it is asked for, `api_key_env` names the environment variable that holds
+    the key, `timeout_s` is in seconds, and with `trust_tokenizer` its token ids are taken to be the base's unproved.
+    """
+
+    url: str
+    model: str
+    top: int | Literal["all"] = 20
+    api_key_env: str | None = None
+    on_failure: Literal["fail", "drop"] = "fail"
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    trust_tokenizer: bool = False
+
+    @field_validator("top", mode="before")
+    @classmethod
+    def _some(cls, top: object) -> object:
+        if top != "all" and not (isinstance(top, int) and top >= 1):
+            raise ValueError(f"{top!r} is neither a number from 1 nor all")
+        return top
+
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is no address of a server; expected one such as http://host:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("an address without a key in it is expected; the key goes into an environment variable")
+        return url.rstrip("/")
+
+
 class ExpertEntry(_Strict):
-    """An expert: an adapter, which lies in `experts/<name>`, or where `model` is given a whole model.
+    """An expert: an adapter, which lies in `experts/<name>`, or a whole model, here or behind an endpoint.
 
     `model` is a path relative to the band, with the hash and the stamp of its files, or a hub id (then without).
     `scores` are mean rewards on training prompts.
@@ -51,9 +85,12 @@ class ExpertEntry(_Strict):
     model: str | None = None
     hash: str | None = None
     stamp: str | None = None
+    endpoint: EndpointEntry | None = None
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["adapter", "model", "endpoint"]:
+        if self.endpoint is not None:
+            return "endpoint"
         return "adapter" if self.model is None else "model"
 
 
@@ -109,6 +146,8 @@ def _faults(band: BandFile) -> Iterator[str]:
     for expert in band.experts:
         if expert.dimension not in dimensions:
             yield f"expert {expert.name!r} is for dimension {expert.dimension!r}, which is not among {dimensions}"
+        if expert.model is not None and expert.endpoint is not None:
+            yield f"expert {expert.name!r} has a model and an endpoint; keep the one that it is"
     try:
         parse_bounds(band.bounds, dimensions)
     except CounterpointError as error:
@@ -131,6 +170,8 @@ def base_path(folder: Path, band: BandFile, trust_stamp: bool = True) -> str:
 
 def expert_path(folder: Path, entry: ExpertEntry, trust_stamp: bool = True) -> str:
     """Where an expert is loaded from; a whole model is checked, as a base is, to be the one that was added."""
+    if entry.endpoint is not None:
+        return entry.endpoint.url
     if entry.model is None:
         return str(folder / "experts" / entry.name)
     added = f"these are not the weights and vocabulary that were added as expert {entry.name!r}"
@@ -221,6 +262,21 @@ def add_model(folder: Path, model: str, expert: Expert) -> BandFile:
     band = _without(folder, expert)
     shutil.rmtree(folder / "experts" / expert.name, ignore_errors=True)
     return _with(folder, band, ExpertEntry(**vars(expert), model=path, hash=recorded, stamp=stamp))
+
+
+def parse_endpoint(**fields: Any) -> EndpointEntry:
+    """An endpoint from what a person gave. Raises CounterpointError that names each wrong field."""
+    try:
+        return EndpointEntry.model_validate(fields)
+    except ValidationError as error:
+        raise CounterpointError(f"endpoint: {_explain(error)}") from None
+
+
+def add_endpoint(folder: Path, endpoint: EndpointEntry, expert: Expert) -> BandFile:
+    """Let a model behind an endpoint be an expert; one of the same name is replaced."""
+    band = _without(folder, expert)
+    shutil.rmtree(folder / "experts" / expert.name, ignore_errors=True)
+    return _with(folder, band, ExpertEntry(**vars(expert), endpoint=endpoint))
 
 
 def remove_expert(folder: Path, name: str, keep_dimension: bool = False) -> BandFile:

@@ -28,7 +28,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Part:
-    """An expert: "adapter" or "model", its parameters, and the longest sequence of its model in tokens."""
+    """An expert: "adapter", "model" or "endpoint", its parameters, and the longest sequence of its model in tokens."""
 
     kind: str
     parameters: int | None
@@ -97,6 +97,8 @@ def _examine_expert(folder: Path, found: Examined, entry: ExpertEntry, model: An
         return Part(entry.kind, None, None)
     if entry.kind == "model":
         return _examine_model(found, path)
+    if entry.kind == "endpoint":
+        return Part(entry.kind, None, None)
     adapter = found.attempt(lambda: read_adapter(Path(path)))
     if adapter is not None and model is not None:
         found.attempt(lambda: LoraBank(model).add(entry.name, adapter))
