@@ -2,17 +2,21 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, Threads, app, load_band, out
+from counterpoint.types import CounterpointError
 
 if TYPE_CHECKING:
     from counterpoint.decode.band import Band
     from counterpoint.profiles import Bounds
     from counterpoint.types import Profile
+
+METHOD = "soup"
 
 
 @app.command()
@@ -20,7 +24,10 @@ def chat(
     band: BandFolder,
     prompt: Annotated[str | None, typer.Argument(help="What to answer; else each line of input.")] = None,
     profile: Annotated[str, typer.Option(help='Who asks, such as "concise=1, friendly=0.5, strength=1.5".')] = "",
-    method: Annotated[str, typer.Option(help="How the experts are combined.")] = "soup",
+    method: Annotated[str | None, typer.Option(help=f"How the experts are combined; {METHOD} unless given.")] = None,
+    mix: Annotated[
+        str, typer.Option(help='Instead: a log mixture of experts, such as "base=1, expert=1.5, another=-0.5".')
+    ] = "",
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
@@ -32,25 +39,70 @@ def chat(
 ) -> None:
     """Answer as the person of a profile would like it."""
     from counterpoint.decode.sampling import Sampling
-    from counterpoint.profiles import parse_profile
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    if mix and (profile or method is not None):
+        raise CounterpointError("--mix says all by itself how experts are combined: leave out --profile and --method")
     loaded = load_band(band, threads, device, dtype)
-    wanted = parse_profile(profile, loaded.dimensions) if profile else None
-    loaded.plan(wanted, method)  # a mistake ends here
+    if mix:
+        answer = mixer(loaded, mix, sampling, as_json)
+    else:
+        answer = adviser(loaded, profile, method or METHOD, sampling, as_json)
+    for question in [prompt] if prompt is not None else questions(loaded.dimensions):
+        out.print(answer(question), markup=False, soft_wrap=True)
+
+
+def adviser(band: "Band", profile: str, method: str, sampling: Any, as_json: bool) -> Callable[[str], str]:
+    """What answers for a profile; a mistake in it ends here."""
+    from counterpoint.profiles import parse_profile
+
+    wanted = parse_profile(profile, band.dimensions) if profile else None
+    band.plan(wanted, method)
     if not as_json:
-        say_bounds(wanted, method, loaded.bounds)
-    if prompt is not None:
-        out.print(reply(loaded, prompt, profile, method, sampling, as_json), markup=False, soft_wrap=True)
-        return
-    if sys.stdin.isatty():
-        out.print(f"[dim]dimensions: {', '.join(loaded.dimensions)}; each line is a question, an empty one ends[/dim]")
-    for line in questions():
-        out.print(reply(loaded, line, profile, method, sampling, as_json), markup=False, soft_wrap=True)
+        say_bounds(wanted, method, band.bounds)
+    return lambda question: reply(band, question, profile, method, sampling, as_json)
 
 
-def questions() -> Any:
+def mixer(band: "Band", text: str, sampling: Any, as_json: bool) -> Callable[[str], str]:
+    """What answers as a mix of experts does. Raises CounterpointError in a band with bounds, which hold profiles."""
+    from counterpoint.compose import presets
+
+    if band.bounds:
+        raise CounterpointError(
+            "--mix gets round profiles, and this band has bounds on these; use --profile, or ask who set the bounds"
+        )
+    coefficients = parse_mix(text, [presets.BASE, *(expert.name for expert in band.experts)])
+    plan = presets.mix(coefficients)
+
+    def answer(question: str) -> str:
+        said = band.run([band.request(band.prompt(question), plan, sampling)])[0].text
+        return json.dumps({"prompt": question, "response": said, "mix": coefficients}) if as_json else said
+
+    return answer
+
+
+def parse_mix(text: str, known: Iterable[str]) -> dict[str, float]:
+    """Read `name=number` entries joined by commas, a bare name for 1; any sign, names of experts or `base`."""
+    from counterpoint.profiles import unknown_name
+
+    known, coefficients = list(known), {}
+    for entry in text.split(","):
+        name, equals, number = (piece.strip() for piece in entry.partition("="))
+        if name not in known:
+            raise CounterpointError(f"--mix {text!r}: {unknown_name('expert', name, known)}")
+        if name in coefficients:
+            raise CounterpointError(f"--mix {text!r}: {name!r} is given twice; name it once")
+        try:
+            coefficients[name] = float(number) if equals else 1.0
+        except ValueError:
+            raise CounterpointError(f"--mix {text!r}: {name!r} is {number!r}; expected a number") from None
+    return coefficients
+
+
+def questions(dimensions: Iterable[str]) -> Any:
     """Lines that a person types, or that are piped in, a person up to the first empty one."""
+    if sys.stdin.isatty():
+        out.print(f"[dim]dimensions: {', '.join(dimensions)}; each line is a question, an empty one ends[/dim]")
     while True:
         try:
             line = input("you> " if sys.stdin.isatty() else "").strip()

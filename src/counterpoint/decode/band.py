@@ -182,7 +182,7 @@ class Band:
     ) -> str:
         """Answer one person. A string is one user message (or plain text, for a model without a chat template)."""
         wanted = None if profile is None else parse_profile(profile, self.dimensions)
-        return self.respond([self._prompt(messages)], [wanted], method, sampling)[0].text
+        return self.respond([self.prompt(messages)], [wanted], method, sampling)[0].text
 
     def respond(
         self,
@@ -205,6 +205,20 @@ class Band:
     def run(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Completion]:
         """Decode requests made by `request`."""
         return self.engine.run(requests, progress)
+
+    def prompt(self, messages: str | Sequence[Mapping[str, str] | Message]) -> Prompt:
+        """Messages as requests take them; a string is one user message, or plain text without a chat template."""
+        if isinstance(messages, str):
+            return (Message("user", messages),) if self.tokenizer.chat_template else messages
+        try:
+            prompt = tuple(m if isinstance(m, Message) else Message(m["role"], m["content"]) for m in messages)
+        except (TypeError, KeyError):
+            raise CounterpointError(
+                f"messages are a string, or a list of {{'role': ..., 'content': ...}}; got {messages!r}"
+            ) from None
+        if not prompt or prompt[-1].role != "user":
+            raise CounterpointError("a conversation must end with a message of the role 'user'")
+        return prompt
 
     def request(self, prompt: Prompt, plan: Plan, sampling: Sampling, trace: Detail | None = None) -> Request:
         """Render the prompt of each of a plan's rows, a whole model's with its own tokenizer and chat template.
@@ -311,19 +325,6 @@ class Band:
     def _asking(self, prompt: Prompt, row: Row) -> Prompt:
         requests = (self.file.dimension(name).request or f"Please be {name}." for name in row.requests)
         return with_request(prompt, " ".join(requests))
-
-    def _prompt(self, messages: str | Sequence[Mapping[str, str] | Message]) -> Prompt:
-        if isinstance(messages, str):
-            return (Message("user", messages),) if self.tokenizer.chat_template else messages
-        try:
-            prompt = tuple(m if isinstance(m, Message) else Message(m["role"], m["content"]) for m in messages)
-        except (TypeError, KeyError):
-            raise CounterpointError(
-                f"messages are a string, or a list of {{'role': ..., 'content': ...}}; got {messages!r}"
-            ) from None
-        if not prompt or prompt[-1].role != "user":
-            raise CounterpointError("a conversation must end with a message of the role 'user'")
-        return prompt
 
     def _text(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)

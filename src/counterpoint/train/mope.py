@@ -146,11 +146,12 @@ class MopeLearner:
         if isinstance(self.model, Constants):
             z_BTK = self.model.z_RK[said.profile_N[rows]][:, None].expand(-1, said.mask_NT.shape[1], -1)
             return self._likelihood(z_BTK, rows), None
-        vector_BD = said.vector_ND[rows] if self.model.profile is not None else None
-        hidden_BSI = self.model.hidden(said.ids_NS[rows], said.read_NS[rows], vector_BD)
+        device = self.model.model.device
+        vector_BD = said.vector_ND[rows].to(device) if self.model.profile is not None else None
+        hidden_BSI = self.model.hidden(said.ids_NS[rows].to(device), said.read_NS[rows].to(device), vector_BD)
         hidden_BTI = hidden_BSI[torch.arange(len(rows))[:, None], said.at_NT[rows]]
-        value_BT = self.critic(hidden_BTI.float()).squeeze(-1) if self.critic else None
-        return self._likelihood(self.model.logits(hidden_BTI), rows), value_BT
+        value_BT = self.critic(hidden_BTI.float()).squeeze(-1).cpu() if self.critic else None
+        return self._likelihood(self.model.logits(hidden_BTI).cpu(), rows), value_BT
 
     def _likelihood(self, z_BTK: Tensor, rows: Tensor) -> Tensor:
         """The mixture's log-probability of each token said, `[B, T]`, under logits of the controller's experts."""
@@ -267,7 +268,7 @@ def _mixed(*numbers: int) -> int:
 def _zero_critic(model: ControllerModel | Constants) -> nn.Linear:
     if isinstance(model, Constants):
         raise CounterpointError("algorithm is 'ppo', which needs a critic, and constants read nothing; use 'rebel'")
-    critic = nn.Linear(model.model.config.hidden_size, 1)
+    critic = nn.Linear(model.model.config.hidden_size, 1, device=model.model.device)
     for parameter in critic.parameters():
         nn.init.zeros_(parameter)
     return critic
