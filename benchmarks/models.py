@@ -36,9 +36,7 @@ def prepare(folder: Path) -> Path:
     for index in range(ADAPTERS):
         if not (adapter_folder(folder, index) / "adapter_model.safetensors").exists():
             model = model or load(folder, torch.float32)
-            layers = {name: layer for name, layer in model.named_modules() if name.endswith(PROJECTIONS)}
-            shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
-            write_adapter(adapter_folder(folder, index), random_adapter(shapes, index), str(base))
+            write_adapter(adapter_folder(folder, index), random_adapter(linear_shapes(model), index), str(base))
     return folder
 
 
@@ -62,6 +60,12 @@ def random_adapter(shapes: Mapping[str, tuple[int, int]], seed: int) -> LoraFact
         )
         for name, (out, into) in shapes.items()
     })  # fmt: skip
+
+
+def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of the layers that an adapter is for."""
+    layers = {name: layer for name, layer in model.named_modules() if name.endswith(PROJECTIONS)}
+    return {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
 
 
 def shapes_of(adapter: LoraFactors) -> dict[str, tuple[int, int]]:

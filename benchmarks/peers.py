@@ -1,5 +1,6 @@
 """Their side, at its best settings: greedy loops without a sampler, with the cache that each has."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -65,6 +66,22 @@ def peft_model(folder: Path, dtype: torch.dtype, adapters: int) -> Any:
         for index in range(1, adapters):
             model.load_adapter(str(adapter_folder(folder, index)), adapter_name=f"a{index}")
     return model.eval()
+
+
+def in_turn_adapters(model: Any, adapters: int) -> Forward:
+    """One PEFT model whose adapters are made active and stepped in turn, a cache each, averaged as probabilities."""
+    names = [f"a{index}" for index in range(adapters)]
+
+    def forward(ids_BT: Tensor, caches: Any) -> tuple[Tensor, Any]:
+        logps, after = [], []
+        for name, cache in zip(names, caches or [None] * adapters, strict=True):
+            model.set_adapter(name)
+            out = model(input_ids=ids_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logps.append(out.logits[0, -1].float().log_softmax(-1))
+            after.append(out.past_key_values)
+        return torch.stack(logps).logsumexp(0) - math.log(adapters), after
+
+    return forward
 
 
 def mixed_batch(model: Any, adapters: int) -> Forward:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks import llama_server, peers
 from benchmarks.models import prepare, random_adapter, shapes_of
+from benchmarks.mope import bandwidth, mope_of_eight, mope_parts, mope_step, rebel_large, rebel_world
 from benchmarks.ours import Bench, gate, mixed, one, profiles
 from benchmarks.timing import Row, in_turn, seconds
 from counterpoint.artifacts import write_json
@@ -114,13 +115,6 @@ def switching(folder: Path, dtype: str) -> Iterator[Row]:
         yield Row(f"switch a profile, {dtype}: PEFT add_weighted_adapter {kind}", took, peft, "ms", "ours <= 1.0")
 
 
-def bandwidth() -> float:
-    """Bytes per second at which this machine reads memory."""
-    block = torch.ones(2**27)
-    best = min(seconds(block.sum) for _ in range(5))
-    return block.numel() * block.element_size() / best
-
-
 def step_bytes(bench: Bench) -> int:
     """What one step of one expert has to read: every parameter once (a tied embedding is the output layer)."""
     base = int(sum(p.numel() * p.element_size() for p in bench.model.parameters()))
@@ -136,6 +130,11 @@ PARTS: tuple[tuple[Callable[[Path, str], Iterator[Row]], tuple[str, ...]], ...] 
     (against_llama_server, ("float32", "bfloat16")),
     (resident, ("bfloat16",)),
     (switching, ("float32",)),
+    (mope_step, ("bfloat16", "float32")),
+    (mope_of_eight, ("bfloat16", "float32")),
+    (mope_parts, ("bfloat16", "float32")),
+    (rebel_world, ("float32",)),
+    (rebel_large, ("float32",)),
 )
 
 

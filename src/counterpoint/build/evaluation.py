@@ -14,6 +14,7 @@ import numpy as np
 from counterpoint.artifacts import hash_files, make_once, read_json, write_json
 from counterpoint.build.answer import Answered, Entry, Progress, Texts, answer_entry, entry_requests
 from counterpoint.build.pairs import claim_folder
+from counterpoint.compose.weighers.controller import FILE, TENSORS
 from counterpoint.data.responses import prompt_column
 from counterpoint.decode.band import METHODS, Band
 from counterpoint.decode.sampling import Sampling
@@ -125,9 +126,11 @@ def evaluate(
     why = f"{len(entries)} methods for {len(profiles)} profiles on {len(prompts)} prompts: {count} answers"
     with stages.stage("answers", why) as bar:
         inputs = {} if work is None else inputs_of(folder, trial)
+        steered = {} if work is None else controller_of(folder)
         places = [None if work is None else work / entry.name for entry in entries]
         texts_MPR = tuple(
-            answers_of(band, entry, trial, inputs, place, bar) for entry, place in zip(entries, places, strict=True)
+            answers_of(band, entry, trial, inputs | (steered if entry.method == "mope" else {}), place, bar)
+            for entry, place in zip(entries, places, strict=True)
         )
     with stages.stage("scores", f"score them on {', '.join(reward.dimensions)}") as bar:
         scores_MPRD = score_all(reward, prompts, texts_MPR, bar.task("answers"))
@@ -146,6 +149,12 @@ def inputs_of(folder: Path, trial: Trial) -> dict[str, str]:
         "prompts": hashlib.sha256(columns.encode()).hexdigest(),
         "profiles": "; ".join(format_profile(profile) for profile in trial.profiles),
     }
+
+
+def controller_of(folder: Path) -> dict[str, str]:
+    """The hash of what answers of the method mope depend on besides; nothing for a band without a controller."""
+    parts = [path for name in (FILE, "config.json", TENSORS) if (path := folder / "controller" / name).exists()]
+    return {"controller": hash_files(*parts)} if parts else {}
 
 
 def answers_of(

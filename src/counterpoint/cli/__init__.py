@@ -5,11 +5,26 @@ import sys
 
 from rich.console import Console
 
-from counterpoint.cli import add, bounds, build, chat, data, evaluate, inspect, remove, score, train
+from counterpoint.cli import add, bounds, build, chat, controller, data, evaluate, inspect, remove, score, trace, train
 from counterpoint.cli.app import app
 from counterpoint.types import CounterpointError
 
-__all__ = ["add", "app", "bounds", "build", "chat", "data", "evaluate", "inspect", "main", "remove", "score", "train"]
+__all__ = [
+    "add",
+    "app",
+    "bounds",
+    "build",
+    "chat",
+    "controller",
+    "data",
+    "evaluate",
+    "inspect",
+    "main",
+    "remove",
+    "score",
+    "trace",
+    "train",
+]
 
 
 def main() -> None:

@@ -40,9 +40,10 @@ def controller_of(band: Path, found: "Examined") -> dict[str, Any] | None:
     log = found.attempt(lambda: read_json(folder / LOG)) if folder.exists() else None
     if controller is None or not log:
         return None
-    known = {entry.name for entry in found.file.experts}
-    if gone := [name for name in controller.experts if name not in known]:
-        found.problems.append(f"{folder}: weighs {', '.join(gone)}, which the band does not have; train it again")
+    known = {entry.name for entry in found.file.experts} & set(controller.experts)
+    if len(known) < 2:
+        weighed = ", ".join(controller.experts)
+        found.problems.append(f"{folder}: weighs {weighed}, of which the band has {len(known)}; train it again")
     trained = {"iterations": len(log), "last_reward": log[-1]["reward"]}
     kind = "transformer" if controller.constants is None else "constants"
     return {"kind": kind, **controller.model_dump(exclude={"constants"}), **trained}

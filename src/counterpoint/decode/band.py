@@ -144,8 +144,14 @@ class Band:
             controller = controller.model_copy(update={"experts": [expert.name for expert in self.experts]})
         if controller.constants is not None:
             return self.steer(controller)
-        dtype, device = self.model.dtype, self.model.device
-        return self.steer(controller, load_parts(Path(folder), controller, self.describe, dtype, device))
+        model = load_parts(Path(folder), controller, self.describe, self.model.dtype, self.model.device)
+        known, needed = int(model.model.config.vocab_size), self._vocabulary()
+        if known < needed:  # more is no hindrance: heads may be padded
+            raise CounterpointError(
+                f"{folder}: this controller reads a vocabulary of {known} ids, and the base's has {needed}; it belongs "
+                "to another band: train one for this band"
+            )
+        return self.steer(controller, model)
 
     def steer(self, controller: Controller, model: ControllerModel | None = None) -> None:
         """Let the method mope be steered by a controller; no `model` is needed for constants."""
@@ -166,12 +172,16 @@ class Band:
         rows = Rows(self.model, self.bank)
         longest = [expert.longest for name, expert in self.whole.items() if name != CONTROLLER]
         return Engine(
-            Several(rows, self.whole, vocabulary(self.tokenizer)) if self.whole else rows,
+            Several(rows, self.whole, self._vocabulary()) if self.whole else rows,
             self._text,
             end_tokens(self.model.generation_config.eos_token_id, self.tokenizer),
             max([self.longest, *longest]),
             self.max_rows,
         )
+
+    def _vocabulary(self) -> int:
+        """How many ids the tokenizer and the base's head both know: some tokenizers have more than the head."""
+        return min(vocabulary(self.tokenizer), int(self.model.config.vocab_size))
 
     def chat(
         self,

@@ -12,9 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from counterpoint.compose.plan import CONTROLLER
 from counterpoint.types import CounterpointError, LanguageModel
@@ -109,9 +107,10 @@ class Several:
         """Feed one token to each live row, in one forward per model; logits `[B, columns]`."""
         rows = {owner: mine for owner in self._models if (mine := self._rows_of(owner))}
         parts = self._parts({owner: [tokens_B[row] for row in mine] for owner, mine in rows.items()})
-        device = next(iter(parts.values())).device
-        order = torch.tensor([row for owner in parts for row in rows[owner]]).argsort()
-        return torch.cat([self._as_wide(part.to(device)) for part in parts.values()])[order]
+        wide_BV = next(iter(parts.values())).new_full((len(tokens_B), self.columns), -math.inf)
+        for owner, part_BV in parts.items():
+            wide_BV[rows[owner], : part_BV.shape[1]] = part_BV.to(wide_BV.device)
+        return wide_BV
 
     def _parts(self, tokens: Mapping[str | None, list[int]]) -> dict[str | None, Tensor]:
         """What each model says to its tokens; those elsewhere work while those here do."""
@@ -128,10 +127,6 @@ class Several:
             for step in steps.values():
                 step.cancel()
             raise
-
-    def _as_wide(self, part_BV: Tensor) -> Tensor:
-        missing = self.columns - part_BV.shape[1]
-        return pad(part_BV, (0, missing), value=-math.inf) if missing else part_BV
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these, which take the places 0, 1, ... in any order."""

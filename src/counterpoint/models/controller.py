@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from counterpoint.models.bank import LoraBank
 from counterpoint.models.load import load_model
+from counterpoint.types import CounterpointError
 
 LARGE = 10**9
 """A base of fewer parameters lends a controller its own shape and parameters; a larger one is cut to a share of it."""
@@ -106,11 +107,15 @@ class ControllerModel(nn.Module):
         return {name: part.detach().contiguous() for name, part in named if name not in made}
 
     def load_parts(self, parts: Mapping[str, Tensor]) -> None:
-        """Take what `parts` gave. Raises RuntimeError for parts that are missing, unknown or of another shape."""
-        self.bank.unwrap()
-        if set(parts) != set(self.parts()):
-            odd = sorted(set(parts) ^ set(self.parts()))
-            raise RuntimeError(f"expected the parts of this controller; {odd[0]!r} is missing or too much")
+        """Take what `parts` gave. Raises CounterpointError for parts that are missing, unknown or of another shape."""
+        own = {name: tuple(part.shape) for name, part in self.parts().items()}
+        found = {name: tuple(part.shape) for name, part in parts.items()}
+        for name in sorted(own.keys() | found.keys()):
+            if own.get(name) != found.get(name):
+                raise CounterpointError(
+                    f"{name!r} is {_shape(found.get(name))}, and should be {_shape(own.get(name))}; is it of another "
+                    "controller?"
+                )
         self.load_state_dict(parts, strict=False)
 
     def learned(self) -> list[nn.Parameter]:
@@ -130,10 +135,16 @@ def _zero_head(model: Any, experts: int) -> nn.Linear:
     model.config.tie_word_embeddings = False
     if getattr(model.config, "final_logit_softcapping", None):
         model.config.final_logit_softcapping = None  # Gemma's cap belongs to logits of tokens
-    head = nn.Linear(model.config.hidden_size, experts).to(model.device, model.dtype)
+    head: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, model.config.hidden_size, experts, device=model.device, dtype=model.dtype
+    )
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
     return head
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else " x ".join(map(str, shape))
 
 
 def new_trunk(base: str, parameters: int, share: float, seed: int, small: str | None = None) -> Any:
@@ -153,13 +164,19 @@ def new_trunk(base: str, parameters: int, share: float, seed: int, small: str | 
 def cut_config(config: Any, parameters: int) -> Any:
     """A config of the same family and vocabulary with about so many parameters, the head to the vocabulary left out.
 
-    Three eighths of the layers and an MLP of four times the width, as LLaMA-160m is to LLaMA-7B: of `L` layers and a
-    width `w`, which is one head of 16, 32, 48 or several of 64, these are V w + 16 L w^2.
+    In the proportions of LLaMA-160m, 12 layers 768 wide: a layer for each head of 64, an MLP of four times the width.
+    With `L` layers and a width `w`, which is one head of 16, 32 or 48 or several of 64, these are V w + 16 L w^2. It is
+    as shallow as that since a step's time is its number of operations, not their size.
     """
-    layers = max(2, round(0.375 * config.num_hidden_layers))
-    root = math.sqrt(config.vocab_size**2 + 64 * layers * parameters)
-    width = (root - config.vocab_size) / (32 * layers)
-    width = 64 * int(width // 64) or max(16, 16 * int(width // 16))
+
+    def layers_of(width: int) -> int:
+        return min(max(2, width // 64), int(config.num_hidden_layers))
+
+    def miss(width: int) -> float:
+        return abs(math.log((config.vocab_size * width + 16 * layers_of(width) * width**2) / parameters))
+
+    width = min((16, 32, 48, *range(64, 64 * 65, 64)), key=miss)
+    layers = layers_of(width)
     changed = {
         "num_hidden_layers": layers,
         "hidden_size": width,
@@ -167,6 +184,7 @@ def cut_config(config: Any, parameters: int) -> Any:
         "num_key_value_heads": max(1, width // 64),
         "head_dim": min(width, 64),
         "intermediate_size": 4 * width,
+        "n_inner": 4 * width,
     }
     cut = copy.deepcopy(config)
     for name, value in changed.items():

@@ -9,6 +9,7 @@ greedy answer to the same prompt, asked for nothing: the paper says "from a base
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,10 @@ class ControllerConfig:
         check(self)
         if self.prompts_per_iteration < 1:
             raise CounterpointError(f"prompts_per_iteration is {self.prompts_per_iteration}; it must be at least 1")
+        if self.max_tokens < 1:
+            raise CounterpointError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if not 0 < self.strength < math.inf:
+            raise CounterpointError(f"strength is {self.strength:g}; it must be above 0, such as 1")
         if not 0 < self.share < 1:
             raise CounterpointError(f"share is {self.share:g}; it must lie between 0 and 1, such as 0.02")
         if not self.temperature > 0:

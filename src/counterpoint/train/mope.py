@@ -268,7 +268,9 @@ def _mixed(*numbers: int) -> int:
 def _zero_critic(model: ControllerModel | Constants) -> nn.Linear:
     if isinstance(model, Constants):
         raise CounterpointError("algorithm is 'ppo', which needs a critic, and constants read nothing; use 'rebel'")
-    critic = nn.Linear(model.model.config.hidden_size, 1, device=model.model.device)
+    critic: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, model.model.config.hidden_size, 1, device=model.model.device
+    )
     for parameter in critic.parameters():
         nn.init.zeros_(parameter)
     return critic

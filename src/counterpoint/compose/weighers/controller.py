@@ -22,6 +22,7 @@ from counterpoint.artifacts import read_json, write_json
 from counterpoint.compose.plan import CONTROLLER, Control, Plan, Row, Space, Temper
 from counterpoint.compose.weighers.constant import constant
 from counterpoint.models.controller import ControllerModel
+from counterpoint.models.load import check_family
 from counterpoint.profiles import format_profile, unknown_name
 from counterpoint.types import CounterpointError, Expert, Profile
 
@@ -170,11 +171,12 @@ def load_parts(
     device: torch.device | str = "cpu",
 ) -> ControllerModel:
     """The model that `write_controller` wrote; CounterpointError names the file at fault."""
-    config = AutoConfig.from_pretrained(folder)
-    model = new_model(controller, AutoModelForCausalLM.from_config(config, dtype=dtype), describe)
+    check_family(str(folder))
+    with torch.random.fork_rng(devices=[]):  # what it makes up is replaced by what was saved
+        trunk = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+    model = new_model(controller, trunk, describe)
     try:
-        parts = load_file(folder / TENSORS)
-        model.load_parts(parts)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        model.load_parts(load_file(folder / TENSORS))
+    except (OSError, SafetensorError, CounterpointError) as error:
         raise CounterpointError(f"{folder / TENSORS}: {str(error).splitlines()[0]}") from None
     return model.to(device).eval()
