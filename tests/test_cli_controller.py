@@ -60,11 +60,11 @@ def test_it_trains_and_then_answers(command: Command, train: Command, folder: Pa
 
 def test_json_is_what_is_written(train: Command, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere"
-    arguments = ("--algorithm", "ppo", "--space", "log", "--encoding", "text", "--expert-prompts", "own")
+    arguments = ("--algorithm", "ppo", "--space", "log", "--encoding", "text", "--expert-prompt", "own")
     code, said, told = train(*RULES, *PAIR, *arguments, "--out", out, "--json")
     assert code == 0, told
     assert json.loads(said) == read_json(out / "metrics.json")
-    wanted = {"space": "log", "profile": "text", "prompts": "own", "prior": "profile", "head": "linear"}
+    wanted = {"space": "log", "encoding": "text", "expert_prompt": "own", "prior": "profile", "head": "linear"}
     assert wanted.items() <= read_json(out / "controller.json").items()
     assert read_json(out / "manifest.json")["config"]["algorithm"] == "ppo"
     assert not (folder / "controller").exists()
@@ -134,7 +134,7 @@ def test_inspect_shows_the_controller(command: Command, train: Command, folder: 
     found = json.loads(command("inspect", folder, "--json")[1])["controller"]
     assert (found["kind"], found["iterations"], found["last_reward"]) == ("transformer", 2, last)
     assert (
-        "controller: transformer over terse, warm, exact; space prob, profile vector" in command("inspect", folder)[1]
+        "controller: transformer over terse, warm, exact; space prob, encoding vector" in command("inspect", folder)[1]
     )
     (folder / "controller" / "controller.json").write_text("{}")
     code, said, _ = command("inspect", folder)

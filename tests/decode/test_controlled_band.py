@@ -56,7 +56,7 @@ def next_logp(band: Band, profile: Profile = PROFILE, method: str = "mope") -> T
 def test_experts_are_asked_in_words_for_nothing_their_own_or_all(
     band: Band, prompts: Any, asked: list[tuple[str, ...]]
 ) -> None:
-    controller = rule(prompts=prompts)
+    controller = rule(expert_prompt=prompts)
     band.steer(controller, roused_model(band, controller))
     plan = band.plan(PROFILE, "mope")
     assert [row.requests for row in plan.rows] == asked
@@ -71,7 +71,7 @@ def test_a_controller_reads_shares_or_words(band: Band) -> None:
         ("vector", Row({CONTROLLER: 1.0, "terse": 0.25, "warm": 0.75})),
         ("text", Row({CONTROLLER: 1.0}, ("terse", "warm"))),
     ):
-        control = rule(profile=encoding).plan(profile, band.experts).control
+        control = rule(encoding=encoding).plan(profile, band.experts).control
         assert control is not None
         assert control.row == row
 
@@ -108,7 +108,7 @@ def test_steered_anew_it_forgets_the_old_controller(band: Band) -> None:
     band.steer(controller, new_model(controller, pico_model(7), band.describe))
     assert (next_logp(band) - before).abs().max() > 1e-3
     torch.testing.assert_close(next_logp(band), next_logp(band, method="mixture-prob"))
-    band.steer(controller.model_copy(update={"constants": {"terse=1, warm=3": [0.0, 50.0, 0.0]}}))
+    band.steer(controller.model_copy(update={"constants": {"terse=0.25, warm=0.75": [0.0, 50.0, 0.0]}}))
     assert CONTROLLER not in band.whole
     torch.testing.assert_close(next_logp(band), next_logp(band, Profile({"warm": 1.0}), "mixture-prob"))
 

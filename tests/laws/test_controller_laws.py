@@ -40,7 +40,7 @@ PROFILES = (
 
 
 def rule(experts: Sequence[str] = EXPERTS, space: Space = "prob", encoding: Encoding = "vector") -> Controller:
-    return Controller(experts=list(experts), dimensions=list(EXPERTS), space=space, profile=encoding)
+    return Controller(experts=list(experts), dimensions=list(EXPERTS), space=space, encoding=encoding)
 
 
 def untrained_model(band: Band, controller: Controller) -> ControllerModel:

@@ -45,7 +45,7 @@ def described(experts: Sequence[str]) -> Tensor:
 
 
 def rule(profile: Encoding = "vector", head: Head = "linear") -> Controller:
-    return Controller(experts=EXPERTS, dimensions=DIMENSIONS, profile=profile, head=head)
+    return Controller(experts=EXPERTS, dimensions=DIMENSIONS, encoding=profile, head=head)
 
 
 def untrained(controller: Controller, family: str = "llama") -> ControllerModel:

@@ -116,7 +116,7 @@ def assert_as_sampled(learner: MopeLearner) -> Rollout:
 def test_what_is_evaluated_is_what_was_sampled(
     band: Band, space: Space, profile: Encoding, prompts: Prompting, prior: Prior, head: Head
 ) -> None:
-    controller = rule(space=space, profile=profile, prompts=prompts, prior=prior, head=head)
+    controller = rule(space=space, encoding=profile, expert_prompt=prompts, prior=prior, head=head)
     model = roused_model(band, controller)
     for strength in (1.0, 0.6):
         rollout = assert_as_sampled(learner_of(band, controller, Config(strength=strength), model))
@@ -178,7 +178,7 @@ def test_cached_log_probabilities_are_those_of_a_forward_over_the_whole_response
     band: Band, space: Space, strength: float, temperature: float
 ) -> None:
     """At the temperature at which they were sampled, and with the base's row where strength leaves it a part."""
-    controller = rule(space=space, temper="experts", prior="all", prompts="own")
+    controller = rule(space=space, temper="experts", prior="all", expert_prompt="own")
     learner = learner_of(band, controller, Config(strength=strength, temperature=temperature))
     rolled_out(learner)
     said = said_by(learner)

@@ -123,17 +123,17 @@ def test_constants_are_learned_saved_and_served_without_a_transformer(band: Band
     train_controller(band, config, PROMPTS, [BOTH, Profile({"x": 0.3, "y": 0.7})], LettersReward(), tmp_path / "out")
     constants = read_controller(tmp_path / "out").constants
     assert constants is not None
-    assert set(constants) == {"x=1, y=1", "x=0.3, y=0.7"}
+    assert set(constants) == {"x=0.5, y=0.5", "x=0.3, y=0.7"}
     assert all(x > y for x, y in constants.values())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [FILE, "manifest.json", "training.json"]
     plan = band.plan(BOTH, "mope")
-    expected_K = torch.softmax(torch.tensor([0.5, 0.5]).log() + torch.tensor(constants["x=1, y=1"]), dim=0)
+    expected_K = torch.softmax(torch.tensor([0.5, 0.5]).log() + torch.tensor(constants["x=0.5, y=0.5"]), dim=0)
     assert (plan.control, plan.coefficients) == (None, tuple(expected_K.tolist()))
-    with pytest.raises(CounterpointError, match=r"learned constants: .*'x=1, y=0.5'"):
+    with pytest.raises(CounterpointError, match=r"learned constants: .*'x=0.666667, y=0.333333'"):
         band.plan(Profile({"x": 1.0, "y": 0.5}), "mope")
 
 
-@pytest.mark.parametrize("options", [{}, {"profile": "text", "head": "described"}], ids=["vector", "text described"])
+@pytest.mark.parametrize("options", [{}, {"encoding": "text", "head": "described"}], ids=["vector", "text described"])
 def test_what_is_written_is_what_was_trained(folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     """The band that was trained, and one that is loaded later, answer alike."""
     trained, later = Band.load(folder), Band.load(folder)

@@ -20,7 +20,7 @@ from counterpoint.decode.sampling import Sampling
 from counterpoint.profiles import parse_profile
 from counterpoint.rewards.rules import Rewards, Rule
 from counterpoint.stages import Stages
-from counterpoint.train.controller import ControllerResult, train_controller
+from counterpoint.train.controller import ControllerConfig, ControllerResult, train_controller
 from counterpoint.types import CounterpointError, Message, Profile, Prompt
 
 PROMPTS: tuple[Prompt, ...] = tuple(
@@ -42,19 +42,22 @@ def folder(band_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(band_folder, tmp_path / "band")
 
 
-def config_of(folder: Path, **changed: object) -> LearnConfig:
-    config = LearnConfig(
-        str(folder), max_tokens=8, prompts_per_iteration=4, iterations=2, epochs=2, minibatch=4, learning_rate=0.02,
-        holdout=0.5,
-    )  # fmt: skip
+def config_of(folder: Path, **changed: object) -> ControllerConfig:
+    config = ControllerConfig(
+        str(folder), max_tokens=8, prompts_per_iteration=4, iterations=2, epochs=2, minibatch=4, learning_rate=0.02
+    )
     return replace(config, **changed)  # type: ignore[arg-type]
 
 
 def learn(
-    folder: Path, config: LearnConfig, profiles: Sequence[Profile] = TWO, out: str = "controller"
+    folder: Path,
+    config: ControllerConfig,
+    profiles: Sequence[Profile] = TWO,
+    out: str = "controller",
+    judged_by: str = "",
 ) -> dict[str, Any]:
-    stages = Stages(Console(file=io.StringIO()))
-    return learn_controller(Band.load(folder), config, judge(), PROMPTS, profiles, folder / out, stages)
+    stages, learning = Stages(Console(file=io.StringIO())), LearnConfig(judged_by, holdout=0.5)
+    return learn_controller(Band.load(folder), config, learning, judge(), PROMPTS, profiles, folder / out, stages)
 
 
 def test_rewards_on_held_out_prompts_are_those_of_the_answers(folder: Path) -> None:
@@ -101,7 +104,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_controller(folder: Path, mo
             if done == 2:
                 raise KeyboardInterrupt
 
-        band, config, prompts, profiles, reward, out, _ = given
+        band, config, prompts, profiles, reward, out, *_ = given
         return train_controller(band, config, prompts, profiles, reward, out, stop)
 
     monkeypatch.setattr("counterpoint.build.controller.train_controller", killed)
@@ -122,7 +125,7 @@ def test_what_is_there_is_not_learned_again_unless_the_rewards_are_others(folder
     made = (folder / "controller" / MANIFEST).read_bytes()
     assert not learn(folder, config_of(folder))["fresh"]
     assert (folder / "controller" / MANIFEST).read_bytes() == made
-    assert learn(folder, config_of(folder, judged_by="others"))["fresh"]
+    assert learn(folder, config_of(folder), judged_by="others")["fresh"]
 
 
 def test_rewards_are_told_apart_by_what_their_files_hold(tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ def test_rewards_as_they_are(folder: Path) -> None:
 def steered(band: Band, **options: object) -> Band:
     """The band with learned constants that prefer the first expert."""
     names = [expert.name for expert in band.experts]
-    constants = {"terse=1, warm=1": [2.0, 0.0, 0.0]}
+    constants = {"terse=0.5, warm=0.5": [2.0, 0.0, 0.0]}
     band.steer(Controller(experts=names, dimensions=list(band.dimensions), constants=constants, **options))  # type: ignore[arg-type]
     return band
 
@@ -162,7 +165,7 @@ def test_what_it_is_compared_with(band: Band) -> None:
     """Fixed weights are those of its space; the untrained is named where asking in words makes it another."""
     assert list(plans_of(steered(band), [TWO[0]])) == ["mope", "mixture-prob", "base"]
     assert list(plans_of(steered(band, space="log"), [TWO[0]])) == ["mope", "mixture-log", "base"]
-    plans = plans_of(steered(band, prompts="own"), [TWO[0]])
+    plans = plans_of(steered(band, expert_prompt="own"), [TWO[0]])
     assert list(plans) == ["mope", "mixture-prob", "untrained", "base"]
     (untrained,) = plans["untrained"]
     assert untrained.coefficients == pytest.approx((0.5, 0.5))
@@ -199,11 +202,12 @@ def test_profiles_that_cannot_be_learned(
     band.bounds = bounds
     people = [parse_profile(profile, band.dimensions)]
     config = config_of(tmp_path, **changed)
+    stages = Stages(Console(file=io.StringIO()))
     with pytest.raises(CounterpointError, match=said):
-        learn_controller(band, config, judge(), PROMPTS, people, tmp_path / "out", Stages(Console(file=io.StringIO())))
+        learn_controller(band, config, LearnConfig(), judge(), PROMPTS, people, tmp_path / "out", stages)
     assert not (tmp_path / "out").exists()
 
 
 def test_settings_that_make_no_sense() -> None:
     with pytest.raises(CounterpointError, match="head is 'described', and constants have no head"):
-        LearnConfig("band", constant=True, head="described")
+        ControllerConfig("band", constant=True, head="described")

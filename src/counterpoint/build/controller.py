@@ -34,8 +34,8 @@ from counterpoint.types import CounterpointError, Profile, Prompt, RewardFn
 
 
 @dataclass(frozen=True)
-class LearnConfig(ControllerConfig):
-    """How a controller is trained, and on what: `judged_by` tells one set of rewards from another (`fingerprint`).
+class LearnConfig:
+    """On what a controller is trained and measured: `judged_by` tells one set of rewards from another (`fingerprint`).
 
     A share `holdout` of the prompts measures what was learned. Prompts that cannot be answered are an error unless
     `skip_bad`.
@@ -44,11 +44,6 @@ class LearnConfig(ControllerConfig):
     judged_by: str = ""
     holdout: float = 0.2
     skip_bad: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.constant and self.head == "described":
-            raise CounterpointError("head is 'described', and constants have no head; leave one of the two out")
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,8 @@ class Scaled:
 
 def learn_controller(
     band: Band,
-    config: LearnConfig,
+    config: ControllerConfig,
+    learning: LearnConfig,
     rewards: Rewards,
     prompts: Sequence[Prompt],
     profiles: Sequence[Profile],
@@ -87,22 +83,24 @@ def learn_controller(
     if config.model:
         check_model(base_path(Path(config.band), band.file), config.model)
     everything = band.plan(Profile(dict.fromkeys(band.dimensions, 1.0)), "prompted")
-    usable, wrong = usable_prompts(band, everything, list(dict.fromkeys(prompts)), config.skip_bad)
+    usable, wrong = usable_prompts(band, everything, list(dict.fromkeys(prompts)), learning.skip_bad)
     for line in wrong:
         stages.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
-    learned, held = split_prompts(usable, config.holdout, config.seed)
+    learned, held = split_prompts(usable, learning.holdout, config.seed)
     why = f"{len(profiles)} profiles, {len(learned)} prompts, {config.iterations} iterations of {config.algorithm}"
     with stages.stage("controller", why) as bar:
         reward, units = in_units(rewards, band, learned, config.max_tokens, bar) if config.bt else (rewards, {})
-        result = train_controller(band, config, learned, profiles, reward, out, bar.task("iterations"))
+        result = train_controller(
+            band, config, learned, profiles, reward, out, bar.task("iterations"), learning.judged_by
+        )
         bar.note(outcome(result))
     with stages.stage("held-out prompts", f"see what answers to {len(held)} other prompts earn") as bar:
         measured = measure(band, held_out(band, config, reward, held, profiles, bar), config.seed, bar)
     metrics = {
         "profiles": [format_profile(profile) for profile in profiles], "units": units,
         "learned": {"prompts": len(learned), "prompts_left_out": len(wrong)}, "held_out": {"prompts": len(held)},
-        "holdout": config.holdout, "strength": config.strength, "seed": config.seed, "fresh": result.fresh, **measured,
-        "iterations": list(result.log),
+        "holdout": learning.holdout, "strength": config.strength, "seed": config.seed, "fresh": result.fresh,
+        **measured, "iterations": list(result.log),
     }  # fmt: skip
     write_json(out / METRICS, metrics)
     return metrics
@@ -217,7 +215,12 @@ class HeldOut:
 
 
 def held_out(
-    band: Band, config: LearnConfig, reward: RewardFn, prompts: Sequence[Prompt], profiles: Sequence[Profile], bar: Bar
+    band: Band,
+    config: ControllerConfig,
+    reward: RewardFn,
+    prompts: Sequence[Prompt],
+    profiles: Sequence[Profile],
+    bar: Bar,
 ) -> HeldOut:
     """How a controller is measured: as it was trained, on other prompts."""
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from counterpoint.cli.app import AsJson, BandFolder, Threads, load_band, out
+from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, Threads, load_band, out
 from counterpoint.cli.evaluate import cell, find_prompts
 from counterpoint.cli.tell import tell
 from counterpoint.cli.train import Holdout, Seed, SkipBad, accelerator, train
@@ -44,12 +44,12 @@ def train_controller(
     epochs: Annotated[int, typer.Option(help="Passes over a round's answers.")] = 4,
     minibatch: Annotated[int, typer.Option(help="Answers per step.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Suits small models; large ones need less, as 3e-5.")] = 1e-3,
-    eta: Annotated[float, typer.Option(help=ETA)] = 1.0,
+    eta: Annotated[float, typer.Option(help=ETA)] = 10.0,
     kl: Annotated[float, typer.Option(help=KL)] = 0.0,
     algorithm: Annotated[Literal["rebel", "ppo"], typer.Option(help="How it learns from rewards.")] = "rebel",
     space: Annotated[Literal["prob", "log"], typer.Option(help=SPACE)] = "prob",
     encoding: Annotated[Literal["vector", "text"], typer.Option(help=ENCODING)] = "vector",
-    expert_prompts: Annotated[
+    expert_prompt: Annotated[
         Literal["none", "own", "all"], typer.Option(help="Ask experts in words, too: for their own, or for all wanted.")
     ] = "none",
     prior: Annotated[Literal["profile", "selected", "all"], typer.Option(help=PRIOR)] = "profile",
@@ -69,6 +69,8 @@ def train_controller(
     holdout: Holdout = 0.2,
     seed: Seed = 0,
     threads: Threads = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
@@ -80,22 +82,24 @@ def train_controller(
     from counterpoint.build.pairs import claim_folder
     from counterpoint.compose.weighers.controller import FILE
     from counterpoint.stages import Stages
+    from counterpoint.train.controller import ControllerConfig
 
     judges = reward or [str(band / "rewards")]
-    config = LearnConfig(
-        band=str(band.resolve()), space=space, profile=encoding, prompts=expert_prompts, prior=prior, temper=temper,
-        head=head, model=model, share=share, constant=constant, bt=not raw, strength=strength, temperature=temperature,
-        max_tokens=max_tokens, prompts_per_iteration=prompts_per_iteration, algorithm=algorithm, iterations=iterations,
-        samples=samples, epochs=epochs, minibatch=minibatch, learning_rate=learning_rate, eta=eta, kl=kl, seed=seed,
-        judged_by=fingerprint(judges), holdout=holdout, skip_bad=skip_bad,
+    config = ControllerConfig(
+        band=str(band.resolve()), space=space, encoding=encoding, expert_prompt=expert_prompt, prior=prior,
+        temper=temper, head=head, model=model, share=share, constant=constant, bt=not raw, strength=strength,
+        temperature=temperature, max_tokens=max_tokens, prompts_per_iteration=prompts_per_iteration,
+        algorithm=algorithm, iterations=iterations, samples=samples, epochs=epochs, minibatch=minibatch,
+        learning_rate=learning_rate, eta=eta, kl=kl, seed=seed,
     )  # fmt: skip
+    learning = LearnConfig(fingerprint(judges), holdout, skip_bad)
     place = folder or band / "controller"
     claim_folder(place, FILE)
-    loaded = load_band(band, threads)
+    loaded = load_band(band, threads, device, dtype)
     people = find_people(loaded, profile or [])
     rewards = find_judges(loaded, judges, people, given=bool(reward))
     asked = find_prompts(loaded, prompts, {}, None, skip_bad)
-    metrics = learn_controller(loaded, config, rewards, asked, people, place, Stages())
+    metrics = learn_controller(loaded, config, learning, rewards, asked, people, place, Stages())
     if as_json:
         print(json.dumps(metrics))
         return

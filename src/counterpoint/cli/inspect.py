@@ -92,7 +92,7 @@ def show(found: "Examined", name: str, controller: dict[str, Any] | None) -> Non
 
 def summary(controller: dict[str, Any]) -> str:
     """A controller in one line."""
-    names = ("space", "profile", "prompts", "prior", "temper", "head")
+    names = ("space", "encoding", "expert_prompt", "prior", "temper", "head")
     options = ", ".join(f"{name} {controller[name]}" for name in names)
     trained = f"{controller['iterations']} iterations, last reward {controller['last_reward']:.3f}"
     return f"{controller['kind']} over {', '.join(controller['experts'])}; {options}; {trained}"

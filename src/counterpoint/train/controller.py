@@ -57,8 +57,8 @@ class ControllerConfig:
 
     band: str
     space: Space = "prob"
-    profile: Encoding = "vector"
-    prompts: Prompting = "none"
+    encoding: Encoding = "vector"
+    expert_prompt: Prompting = "none"
     prior: Prior = "profile"
     temper: Temper = "mixture"
     head: Head = "linear"
@@ -93,6 +93,8 @@ class ControllerConfig:
             raise CounterpointError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if not 0 < self.strength < math.inf:
             raise CounterpointError(f"strength is {self.strength:g}; it must be above 0, such as 1")
+        if self.constant and self.head == "described":
+            raise CounterpointError("head is 'described', and constants have no head; leave one of the two out")
         if not 0 < self.share < 1:
             raise CounterpointError(f"share is {self.share:g}; it must lie between 0 and 1, such as 0.02")
         if not self.temperature > 0:
@@ -121,12 +123,14 @@ def train_controller(
     reward: RewardFn,
     out: Path,
     progress: Progress | None = None,
+    judged_by: str = "",
 ) -> ControllerResult:
     """Train a controller of the band's experts for these profiles and write it to `out`; it then steers the band.
 
-    A unit of `reward` is a logit of preference, as it is for a Bradley-Terry model. A run that was killed goes on after
-    its last iteration. Raises CounterpointError for a dimension that `reward` does not score, and for what
-    `ControllerConfig`, `Controller.plan` and `learn` refuse.
+    A unit of `reward` is a logit of preference, as it is for a Bradley-Terry model; `judged_by` tells it from others of
+    its class and dimensions, where a controller is in `out` already. A run that was killed goes on after its last
+    iteration. Raises CounterpointError for a dimension that `reward` does not score, and for what `ControllerConfig`,
+    `Controller.plan` and `learn` refuse.
     """
     controller = new_controller(band, config, profiles)
     weights_RD = profile_weights(profiles, reward.dimensions)
@@ -136,7 +140,7 @@ def train_controller(
         ),
         "prompts": hashlib.sha256(json.dumps([prompt_column(prompt) for prompt in prompts]).encode()).hexdigest(),
         "profiles": "; ".join(format_profile(profile) for profile in profiles),
-        "reward": f"{type(reward).__name__} of {', '.join(reward.dimensions)}",
+        "reward": f"{type(reward).__name__} of {', '.join(reward.dimensions)} {judged_by}",
     }
 
     def make(scratch: Path) -> None:
@@ -162,8 +166,8 @@ def new_controller(band: Band, config: ControllerConfig, profiles: Sequence[Prof
         experts=[expert.name for expert in band.experts],
         dimensions=list(band.dimensions),
         space=config.space,
-        profile=config.profile,
-        prompts=config.prompts,
+        encoding=config.encoding,
+        expert_prompt=config.expert_prompt,
         prior=config.prior,
         temper=config.temper,
         head=config.head,

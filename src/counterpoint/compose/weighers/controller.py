@@ -37,8 +37,8 @@ Head = Literal["linear", "described"]
 class Controller(BaseModel):
     """`controller.json`: which experts are weighed, and how the paper is read where it leaves a choice.
 
-    `profile`: the preference is a request in words, or a vector of weights (so that 0.7 can be told from 0.3).
-    `prompts`: experts are asked in words for nothing, for their own dimension, or for all of the profile.
+    `encoding`: the preference is a request in words, or a vector of weights (so that 0.7 can be told from 0.3).
+    `expert_prompt`: experts are asked in words for nothing, for their own dimension, or for all of the profile.
     `prior`: the profile's weights, or equal weights over what the profile selects (the paper: all others masked), or
     over all experts of the controller. `temper`: a temperature acts on the mixture, or on each expert before.
     `head`: a column for each expert, or columns made from the experts' descriptions, so that an expert can be added.
@@ -50,8 +50,8 @@ class Controller(BaseModel):
     experts: list[str]
     dimensions: list[str]
     space: Space = "prob"
-    profile: Encoding = "vector"
-    prompts: Prompting = "none"
+    encoding: Encoding = "vector"
+    expert_prompt: Prompting = "none"
     prior: Prior = "profile"
     temper: Temper = "mixture"
     head: Head = "linear"
@@ -105,10 +105,10 @@ class Controller(BaseModel):
         return {name: by_name[name] for name in names}
 
     def _asked(self, profile: Profile, expert: Expert) -> tuple[str, ...]:
-        return {"none": (), "own": (expert.dimension,), "all": wanted(profile)}[self.prompts]
+        return {"none": (), "own": (expert.dimension,), "all": wanted(profile)}[self.expert_prompt]
 
     def _own_row(self, profile: Profile) -> Row:
-        if self.profile == "text":
+        if self.encoding == "text":
             return Row({CONTROLLER: 1.0}, wanted(profile))
         return Row({CONTROLLER: 1.0, **shares(profile)})
 
@@ -132,8 +132,8 @@ def shares(profile: Profile) -> dict[str, float]:
 
 
 def profile_key(profile: Profile) -> str:
-    """What a learned constant is kept under: what a profile wants, by name, whatever its strength."""
-    return format_profile(Profile({name: profile.weights[name] for name in sorted(wanted(profile))}))
+    """What a learned constant is kept under: the shares of what a profile wants, by name."""
+    return format_profile(Profile({name: round(share, 6) for name, share in sorted(shares(profile).items())}))
 
 
 def read_controller(folder: Path) -> Controller:
@@ -158,7 +158,7 @@ def new_model(controller: Controller, trunk: object, describe: Callable[[Sequenc
     return ControllerModel(
         trunk,
         len(controller.experts),
-        controller.dimensions if controller.profile == "vector" else (),
+        controller.dimensions if controller.encoding == "vector" else (),
         describe(controller.experts) if controller.head == "described" else None,
     )
 
