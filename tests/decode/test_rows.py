@@ -156,6 +156,19 @@ def test_contexts_of_one_token_need_no_prefill(rows: Rows, fed: Fed) -> None:
     assert_close(rows.step([7, 9]), alone([[7], [9]], [{}, {"a": 1.0}]))
 
 
+def test_equal_rows_are_prefilled_once_and_rows_with_other_gates_are_not(rows: Rows, fed: Fed) -> None:
+    gates = [{"a": 1.0}, {"b": 1.0}, {"a": 1.0}, {"a": 0.5}, {"b": 1.0}]
+    contexts = [context(9), context(9), context(9), context(9), context(5)]
+    rows.join(contexts, gates)
+    assert sum(shape[0] for shape in fed.shapes) == 4, "the third is the first"
+    together_BV = rows.step([tokens[-1] for tokens in contexts])
+    assert torch.equal(together_BV[0], together_BV[2])
+    for row, (tokens, gate) in enumerate(zip(contexts, gates, strict=True)):
+        alone = Rows(rows.model, rows.bank)
+        alone.join([tokens], [gate])
+        torch.testing.assert_close(together_BV[row], alone.step([tokens[-1]])[0], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("length", [0, 512])
 def test_a_context_that_does_not_fit_leaves_the_rows(rows: Rows, length: int) -> None:
     rows.join([context(5)], [{}])

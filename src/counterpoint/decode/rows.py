@@ -133,7 +133,7 @@ class Rows:
         gate_B1K = self.bank.gate(together)
         try:
             self._reserve(len(together), max(lengths) + 1)
-            self._prefill(contexts, gate_B1K)
+            self._prefill(contexts, gate_B1K, first_alike(contexts, gates))
         except BaseException:
             self._gate_B1K = self.bank.gate(self._gates)  # the bank has stacked the experts of those that did not join
             raise
@@ -162,13 +162,14 @@ class Rows:
         self._gates = [self._gates[row] for row in rows]
         self._gate_B1K = self.bank.gate(self._gates)
 
-    def _prefill(self, contexts: Sequence[Sequence[int]], gate_B1K: Tensor | None) -> None:
-        """Write the keys and values of the rows after the live ones."""
+    def _prefill(self, contexts: Sequence[Sequence[int]], gate_B1K: Tensor | None, alike: Sequence[int]) -> None:
+        """Write the keys and values of the rows after the live ones; those of a row like an earlier one are copied."""
         first = len(self._lengths)
         device = self.model.device
         for slab in self._slabs:
             slab.clear(slice(first, first + len(contexts)))
-        for group in prefill_groups([len(context) - 1 for context in contexts], self.chunk):
+        lengths = [len(context) - 1 if alike[index] == index else 0 for index, context in enumerate(contexts)]
+        for group in prefill_groups(lengths, self.chunk):
             ids_BT = pad_sequence([torch.tensor(contexts[index][:-1]) for index in group], batch_first=True)
             row_B = torch.tensor([first + index for index in group], device=device)
             gate = None if gate_B1K is None else gate_B1K[row_B]
@@ -177,6 +178,11 @@ class Rows:
                 reach = start + part_BT.shape[1]
                 position_BT = torch.arange(start, reach, device=device).expand_as(part_BT)
                 self._forward(row_B, part_BT, position_BT, reach, gate, logits=False)
+        copies = [index for index, other in enumerate(alike) if other != index]
+        if copies:
+            source, destination = [first + alike[index] for index in copies], [first + index for index in copies]
+            for slab in self._slabs:
+                slab.move(source, destination, max(lengths))
 
     @torch.no_grad()
     def _forward(
@@ -206,6 +212,13 @@ class Rows:
             for slab in self._slabs:
                 slab.grow(grown_rows, grown_positions, len(self._lengths), max(self._lengths, default=0))
             self._target.capacity = (grown_rows, grown_positions)
+
+
+def first_alike(contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> list[int]:
+    """For each row the first with its context and its gate: several samples of one prompt, say."""
+    first: dict[tuple[tuple[int, ...], tuple[tuple[str, float], ...]], int] = {}
+    rows = ((tuple(context), tuple(sorted(gate.items()))) for context, gate in zip(contexts, gates, strict=True))
+    return [first.setdefault(row, index) for index, row in enumerate(rows)]
 
 
 def windows(config: Any) -> dict[str, int | None]:
