@@ -41,7 +41,8 @@ class Trace:
     """How a mixture came to say each token, the end-of-text token included: `T` tokens, `K` rows of its plan.
 
     `c_TK` mixed the rows' distributions, which gave the token `logp_TK`, to one that gave it `logp_T`; float32, nats.
-    `credit_TK` is whose token it was (`compose.mixture.credit`). `lost_T` is the probability of what no expert told.
+    `credit_TK` is whose token it was (`compose.mixture.credit`). `lost_T` is the probability that experts did not
+    tell of, their mean by `|c|`: in probability space a bound on the distance to the whole mixture, in log space none.
     `logp_TKV`, all that the rows' distributions were, is there where it was asked for.
     """
 

@@ -26,8 +26,8 @@ def chat(
     profile: Annotated[str, typer.Option(help='Who asks, such as "concise=1, friendly=0.5, strength=1.5".')] = "",
     method: Annotated[str | None, typer.Option(help=f"How the experts are combined; {METHOD} unless given.")] = None,
     mix: Annotated[
-        str, typer.Option(help='Instead: a log mixture of experts, such as "base=1, expert=1.5, another=-0.5".')
-    ] = "",
+        str | None, typer.Option(help='Instead: a log mixture of experts, such as "base=1, expert=1.5, another=-0.5".')
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
@@ -41,10 +41,10 @@ def chat(
     from counterpoint.decode.sampling import Sampling
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    if mix and (profile or method is not None):
+    if mix is not None and (profile or method is not None):
         raise CounterpointError("--mix says all by itself how experts are combined: leave out --profile and --method")
     loaded = load_band(band, threads, device, dtype)
-    if mix:
+    if mix is not None:
         answer = mixer(loaded, mix, sampling, as_json)
     else:
         answer = adviser(loaded, profile, method or METHOD, sampling, as_json)

@@ -33,11 +33,14 @@ def mix_log(logp_KV: Tensor, c_K: Tensor) -> Tensor:
 def spread_tail(logp_KW: Tensor) -> Tensor:
     """Distributions of which the last of the `V + 1` columns is what was not reported, as `[..., K, V]` without it.
 
-    The tail is spread evenly over the tokens that were not reported: a logarithm of 0 could not be mixed.
+    The tail is spread evenly over the tokens that were not reported, a logarithm of 0 being nothing to mix, but none
+    gets more than the least likely token that was.
     """
     logp_KV, tail_K1 = logp_KW[..., :-1], logp_KW[..., -1:]
     unreported_KV = logp_KV == -math.inf
-    return torch.where(unreported_KV, tail_K1 - unreported_KV.sum(-1, keepdim=True).clamp(min=1).log(), logp_KV)
+    share_K1 = tail_K1 - unreported_KV.sum(-1, keepdim=True).clamp(min=1).log()
+    least_K1 = logp_KV.masked_fill(unreported_KV, math.inf).amin(-1, keepdim=True)
+    return torch.where(unreported_KV, torch.minimum(share_K1, least_K1), logp_KV)
 
 
 def mix_partial_log(logp_KW: Tensor, c_K: Tensor) -> Tensor:
@@ -49,15 +52,17 @@ def mix_partial_log(logp_KW: Tensor, c_K: Tensor) -> Tensor:
 
 
 def without_silent(c_K: Tensor, silent_K: Tensor) -> Tensor:
-    """Coefficients `[..., K]` when some experts have fallen silent: 0 for these, and the others keep the same sum.
+    """Coefficients `[..., K]` when some experts have fallen silent: 0 for these.
 
-    Raises CounterpointError where what is left of a request's coefficients sums to 0, so that nothing could speak.
+    The other positive ones keep the sum of all that were positive, and negative ones stay: of `{a: 1, b: 1, base: -1}`
+    without b is left `{a: 2, base: -1}`. Raises CounterpointError where no positive coefficient is left.
     """
     left_K = c_K.masked_fill(silent_K, 0.0)
-    total_1 = left_K.sum(-1, keepdim=True)
-    if (total_1 == 0).any():
+    before_1, after_1 = (c.clamp(min=0).sum(-1, keepdim=True) for c in (c_K, left_K))
+    lost_1 = (silent_K & (c_K != 0)).any(-1, keepdim=True)
+    if (lost_1 & (after_1 == 0)).any():
         raise CounterpointError("every expert of a request has failed; see to their endpoints, and ask again")
-    return left_K * (c_K.sum(-1, keepdim=True) / total_1)
+    return torch.where(lost_1 & (left_K > 0), left_K * (before_1 / after_1), left_K)
 
 
 def credit(logp_KV: Tensor, c_K: Tensor, logp_V: Tensor, token: Tensor, space: Space) -> Tensor:

@@ -148,7 +148,10 @@ class Engine:
 
     @torch.no_grad()
     def next_distributions(self, requests: Sequence[Request]) -> Tensor:
-        """The log-distribution `[Q, V]` of each request's first token. Nothing is decoded; the engine must be idle."""
+        """The log-distribution `[Q, V]` of each request's first token, `[Q, V + 1]` as in `next_logp`.
+
+        Nothing is decoded; the engine must be idle.
+        """
         parts: list[Tensor] = []
         with self._alone():
             for request in requests:
@@ -178,6 +181,10 @@ class Engine:
             return []
         self._join()
         logp_QV = self.next_logp()
+        if logp_QV.shape[1] > self.model.vocabulary and (logp_QV[:, :-1] == -math.inf).all(-1).any():
+            raise CounterpointError(
+                "no expert of a request told any token; ask their endpoints for more, with a larger top"
+            )
         if logp_QV.isnan().any():
             raise CounterpointError("the model's logits are not numbers; a profile's strength may be far too large")
         uniform = [live.noise[len(live.tokens)] for live in self._live]

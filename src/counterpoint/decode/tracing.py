@@ -1,7 +1,7 @@
 """What is remembered of each step, where a request asks how its response came about."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -40,7 +40,8 @@ class Step:
     ) -> Self:
         """From the rows' distributions, kept if `whole`, and their mixture; both may have one column more."""
         token_G = torch.tensor(tokens, device=logp_GV.device)
-        lost_G = logp_GV[:, vocabulary:].exp().sum(-1)
+        share_GK = c_GK.abs() / c_GK.abs().sum(-1, keepdim=True)
+        lost_G = (share_GK * logp_GKV[..., vocabulary:].exp().sum(-1)).sum(-1)
         if space == "log" and logp_GKV.shape[-1] > vocabulary:  # traced as they were mixed, with their tails spread
             logp_GKV = spread_tail(logp_GKV)
             logp_GV = mix_log(logp_GKV, c_GK)
@@ -61,10 +62,13 @@ class Recorder:
     def __init__(self, detail: Detail) -> None:
         self.detail = detail
         self._steps: list[tuple[Step, int]] = []
+        self._whole: list[Tensor] = []
 
     def add(self, step: Step, place: int) -> None:
         """A step in which the request was at `place`."""
-        self._steps.append((step, place))
+        if self.detail == "vocabulary" and step.logp_GKV is not None:
+            self._whole.append(step.logp_GKV[place].cpu().clone())
+        self._steps.append((replace(step, logp_GKV=None), place))
 
     def trace(self) -> Trace:
         """What was collected, on the CPU."""
@@ -79,5 +83,5 @@ class Recorder:
             logp_T=stack("logp_G"),
             credit_TK=stack("credit_GK"),
             lost_T=stack("lost_G"),
-            logp_TKV=stack("logp_GKV") if self.detail == "vocabulary" else None,
+            logp_TKV=torch.stack(self._whole) if self._whole else None,
         )

@@ -43,12 +43,16 @@ def format_profile(profile: Profile) -> str:
     return ", ".join(f"{name}={repr(float(value)).removesuffix('.0')}" for name, value in entries)
 
 
+TAKEN = ("strength", "base")
+"""What a profile and a mix say besides names."""
+
+
 def check_name(name: str) -> None:
     """Raise CounterpointError for a dimension's name that no profile could say, or that is not the name of a folder."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]*", name) or name == "strength" or name != name.strip():
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]*", name) or name in TAKEN or name != name.strip():
         raise CounterpointError(
             f"{name!r} cannot name a dimension: letters, digits, '_', '-', '.' and spaces make a name, and 'strength' "
-            "is taken"
+            "and 'base' are taken"
         )
 
 

@@ -176,6 +176,12 @@ def new_controller(band: Band, config: ControllerConfig, profiles: Sequence[Prof
         raise CounterpointError(
             f"{config.band}: has {len(controller.experts)} experts; a controller weighs two or more"
         )
+    for entry in band.file.experts:
+        if entry.endpoint is not None and entry.endpoint.on_failure == "drop":
+            raise CounterpointError(
+                f"expert {entry.name!r} is dropped when its endpoint fails, and what is learned from would change "
+                "meanwhile; add it anew with --on-failure fail to train a controller"
+            )
     for profile in profiles:
         controller.plan(Profile(profile.weights, config.strength), band.experts)
     return controller

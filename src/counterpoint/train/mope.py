@@ -138,7 +138,7 @@ class MopeLearner:
             mask_NT=said.mask_NT,
             reward_N=torch.tensor(reward_N, dtype=torch.float32),
         )
-        return rollout, weight_log(requests, traces, self.controller.experts)
+        return rollout, weight_log(requests, traces)
 
     def evaluate(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         said = self._said
@@ -224,7 +224,7 @@ class MopeLearner:
         return _spread(whole, columns, width).transpose(-1, -2)
 
 
-def weight_log(requests: Sequence[Request], traces: Sequence[Trace], experts: Sequence[str]) -> dict[str, float]:
+def weight_log(requests: Sequence[Request], traces: Sequence[Trace]) -> dict[str, float]:
     """Mean weights by expert and by stretch of positions, over the responses that ask for it, and their entropy."""
     found: dict[str, list[Tensor]] = {"entropy": []}
     for request, trace in zip(requests, traces, strict=True):

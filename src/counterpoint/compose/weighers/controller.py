@@ -9,10 +9,10 @@ instruction x, the preference xi and the response so far; untrained they are 0, 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,7 +23,7 @@ from counterpoint.compose.plan import CONTROLLER, Control, Plan, Row, Space, Tem
 from counterpoint.compose.weighers.constant import constant
 from counterpoint.models.controller import ControllerModel
 from counterpoint.models.load import check_family
-from counterpoint.profiles import format_profile, unknown_name
+from counterpoint.profiles import format_profile, parse_profile, unknown_name
 from counterpoint.types import CounterpointError, Expert, Profile
 
 FILE, TENSORS = "controller.json", "controller.safetensors"
@@ -56,6 +56,17 @@ class Controller(BaseModel):
     temper: Temper = "mixture"
     head: Head = "linear"
     constants: dict[str, list[float]] | None = None
+
+    @model_validator(mode="after")
+    def _check_constants(self) -> Self:
+        """A logit for each expert, and profiles by `profile_key`, however a person wrote them."""
+        for text, z_K in (self.constants or {}).items():
+            if len(z_K) != len(self.experts):
+                raise ValueError(f"constants of {text!r}: {len(z_K)} logits for {len(self.experts)} experts")
+        if self.constants is not None:
+            by_key = {profile_key(parse_profile(text, self.dimensions)): z_K for text, z_K in self.constants.items()}
+            self.constants = by_key
+        return self
 
     def plan(self, profile: Profile, experts: Sequence[Expert]) -> Plan:
         """A row per expert, one for the base where strength is not 1, and the controller's own.
@@ -116,7 +127,10 @@ class Controller(BaseModel):
         assert self.constants is not None
         key = profile_key(profile)
         if key not in self.constants:
-            raise CounterpointError(f"learned constants: {unknown_name('profile', key, self.constants)}")
+            raise CounterpointError(
+                f"the controller has learned constants for other profiles, as shares: "
+                f"{unknown_name('profile', key, self.constants)}"
+            )
         return torch.tensor(self.constants[key])
 
 
