@@ -1,6 +1,6 @@
 """`make bench`: Counterpoint's engine against its peers, a table on the screen and `bench.json`.
 
-About 8 minutes on two cores; nothing else should run. `--only WORD` takes the rows whose names hold a word.
+About 16 minutes on two cores; nothing else should run. `--only WORD` takes the rows whose names hold a word.
 """
 
 import os

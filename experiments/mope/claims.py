@@ -1,6 +1,6 @@
 """What may be claimed from the answers that `run` left: paired differences by prompt, averaged over seeds.
 
-python -m experiments.mope.claims          seconds; writes results.json, table.json and rewards.svg
+python -m experiments.mope.claims          a minute; writes results.json, table.json, world.svg and stories.svg
 """
 
 import argparse
@@ -32,9 +32,11 @@ MAIN = ("base@1", "prompted@1", "best-expert@best", "mixture-prob@1", "mixture-l
 
 PAIRS = (
     *[("mope", other) for other in MAIN if not other.startswith(("mope", "constant-log"))],
-    ("mope", "mope-mean"), ("mope-log", "constant-log"), ("mope-log", "mixture-log@best"), ("mope-log", "soup@best"),
-    ("mope-log", "mope"), ("mope", "mope-raw"), ("mope", "mope-ppo"), ("mope", "mope-text"), ("mope-own", "mope"),
-    ("mope-all", "mope"), ("mope-all", "prompted@1"), ("mope", "mope-described"), ("mope-kl", "mope"),
+    ("mope", "mope-mean"), ("mope", "constant-in-hindsight"), ("mope-log", "constant-log"),
+    ("mope-log", "mixture-log@best"), ("mope-log", "soup@best"), ("mope-log", "mope"), ("mope-log@1", "mope"),
+    ("mope-log@1", "mixture-log@1"), ("mope", "mope-raw"), ("mope", "mope-ppo"), ("mope", "mope-text"),
+    ("mope-own", "mope"), ("mope-all", "mope"), ("mope-all", "prompted@1"), ("mope-own", "fixed-own"),
+    ("mope-all", "fixed-all"), ("fixed-all", "mixture-prob@1"), ("mope", "mope-described"), ("mope-kl", "mope"),
     ("mope-by-rules", "mope"), ("mope-by-rules", "soup@best"), ("constant-by-rules", "soup@best"),
     ("mope-by-rules", "constant-by-rules"), ("mope-log-by-rules", "soup@best"),
 )  # fmt: skip

@@ -1,7 +1,10 @@
 """Does a learned controller beat what it is compared with, and what of it matters? Two settings, three seeds.
 
     python -m experiments.world.run && python -m experiments.stories.run       the bands; COUNTERPOINT_SHARED for both
-    python -m experiments.mope.run                                             writes results.json and table.json
+    python -m experiments.mope.run && python -m experiments.mope.claims
+
+About 15 minutes for each setting and seed on a core. A work folder is for one state of the code: what it holds is not
+made again. `claims` writes what is claimed.
 
 Controllers learn from the learned reward models and are judged by the exact rules. Each baseline is at the strength
 that was best on training prompts.
@@ -21,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle 
 import torch
 from experiments.mope.measure import measure
 from experiments.mope.setting import MAX_TOKENS, Setting, load_setting
-from experiments.mope.variants import own_mean, plans_of, search_constants, train, variants
+from experiments.mope.variants import SEARCH_PROMPTS, own_mean, plans_of, search_constants, train, untrained, variants
 
 from counterpoint.compose.plan import Plan
 from counterpoint.train.controller import ControllerConfig
@@ -52,8 +55,15 @@ def one(name: str, seed: int, work: Path) -> None:
         train(setting, title, variant, default, folder)
         done(setting, title, plans_of(setting, folder, variant.changes.get("strength", 1.0)), answers)
     made: dict[str, Callable[[Path], None]] = {
-        "constant-searched": lambda folder: search_constants(setting, folder),
+        "constant-searched": lambda folder: search_constants(
+            setting, setting.task.train_prompts[:SEARCH_PROMPTS], setting.models, folder
+        ),
+        "constant-in-hindsight": lambda folder: search_constants(
+            setting, setting.task.test_prompts, setting.judge, folder
+        ),
         "mope-mean": lambda folder: own_mean(setting, out / "controllers" / "mope", folder),
+        "fixed-own": lambda folder: untrained(setting, "own", folder),
+        "fixed-all": lambda folder: untrained(setting, "all", folder),
     }
     for title, make in made.items():
         folder = out / "controllers" / title

@@ -3,19 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from experiments.mope.measure import TEMPERATURE
 from experiments.mope.setting import Setting
 
 from counterpoint.compose.plan import Plan
 from counterpoint.compose.weighers.controller import Controller, profile_key, write_controller
 from counterpoint.decode.sampling import Sampling
-from counterpoint.rewards.calibrate import profile_weights, scalarise
-from counterpoint.rewards.scorer import Scorer
-from counterpoint.train.controller import ControllerConfig, train_controller
-from counterpoint.types import Profile
+from counterpoint.rewards.calibrate import profile_weights
+from counterpoint.train.controller import ControllerConfig, references, reward_of, train_controller
+from counterpoint.types import Profile, Prompt, RewardFn
 
 CONSTANT_RATE = 0.1
 GRID = 4
@@ -53,6 +53,7 @@ def variants(setting: Setting) -> dict[str, Variant]:
         "constant": Variant({"constant": True, "learning_rate": CONSTANT_RATE}),
         "mope-log": Variant(log),
         "constant-log": Variant({**log, "constant": True, "learning_rate": CONSTANT_RATE}),
+        "mope-log@1": Variant({"space": "log"}),
         "mope-raw": Variant({"bt": False}),
         "mope-ppo": Variant({"algorithm": "ppo"}),
         "mope-text": Variant({"encoding": "text"}),
@@ -91,34 +92,32 @@ def plans_of(setting: Setting, folder: Path, strength: float) -> list[Plan]:
     return [setting.band.plan(replace(profile, strength=strength), "mope") for profile in setting.task.profiles]
 
 
-def search_constants(setting: Setting, out: Path) -> None:
-    """The best point of a grid on each profile's simplex, by the reward models on training prompts."""
-    band, prompts = setting.band, setting.task.train_prompts[:SEARCH_PROMPTS]
+def search_constants(setting: Setting, prompts: Sequence[Prompt], reward: RewardFn, out: Path) -> None:
+    """The best point of a grid on each profile's simplex, by what its answers to these prompts earn from a reward."""
+    band, profiles = setting.band, setting.task.profiles
     names = [expert.name for expert in band.experts]
+    reference_PD = reward(prompts, references(band, prompts, setting.max_tokens, out))
+    earned = reward_of(reward, prompts, profile_weights(profiles, reward.dimensions), reference_PD)
     best: dict[str, list[float]] = {}
-    for profile in setting.task.profiles:
-        wanted = [expert.name for expert in band.experts if profile.weights.get(expert.dimension)]
+    for r, profile in enumerate(profiles):
+        wanted = [expert for expert in band.experts if profile.weights.get(expert.dimension)]
         points = [[part / GRID for part in point] for point in simplex(len(wanted), GRID)]
-        rewards = [
-            constant_reward(setting, profile, dict(zip(wanted, point, strict=True)), prompts) for point in points
-        ]
-        chosen = dict(zip(wanted, points[int(np.argmax(rewards))], strict=True))
+        means = []
+        for point in points:
+            weights = {expert.dimension: w for expert, w in zip(wanted, point, strict=True)}
+            texts = answers_to(setting, prompts, band.plan(Profile(weights), "mixture-prob"))
+            means.append(earned(range(len(prompts)), texts, [r] * len(prompts)).mean())
+        chosen = {e.name: w for e, w in zip(wanted, points[int(np.argmax(means))], strict=True)}
         best[profile_key(profile)] = [logit(chosen.get(name, 0.0)) for name in names]
     controller = Controller(experts=names, dimensions=list(band.dimensions), prior="selected", constants=best)
-    out.mkdir(parents=True, exist_ok=True)
     write_controller(out, controller, None)
 
 
-def constant_reward(setting: Setting, profile: Profile, w: dict[str, float], prompts: Sequence[Any]) -> float:
-    """Mean reward of a probability mixture with these weights, by the reward models."""
-    band = setting.band
-    weights = {next(e.dimension for e in band.experts if e.name == name): share for name, share in w.items()}
-    plan = band.plan(Profile(weights), "mixture-prob")
-    sampling = Sampling(max_tokens=setting.max_tokens)
-    requests = [band.request(prompt, plan, replace(sampling, seed=p)) for p, prompt in enumerate(prompts)]
-    texts = [completion.text for completion in band.run(requests)]
-    w_D = profile_weights([profile], setting.models.dimensions)
-    return float(scalarise(Scorer(setting.models)(prompts, texts), w_D).mean())
+def answers_to(setting: Setting, prompts: Sequence[Prompt], plan: Plan) -> list[str]:
+    """One answer of a plan to each prompt, drawn as answers are judged."""
+    sampling = Sampling(TEMPERATURE, max_tokens=setting.max_tokens)
+    requests = [setting.band.request(prompt, plan, replace(sampling, seed=p)) for p, prompt in enumerate(prompts)]
+    return [completion.text for completion in setting.band.run(requests)]
 
 
 def simplex(size: int, total: int) -> list[tuple[int, ...]]:
@@ -131,6 +130,17 @@ def simplex(size: int, total: int) -> list[tuple[int, ...]]:
 def logit(share: float) -> float:
     """The logarithm of a share; of none, one that leaves nothing in float32."""
     return float(np.log(share)) if share else -1e4
+
+
+def untrained(setting: Setting, expert_prompt: Literal["own", "all"], out: Path) -> None:
+    """Equal weights over experts that are asked in words: what prompting gives without a controller."""
+    names = [expert.name for expert in setting.band.experts]
+    zeros = {profile_key(profile): [0.0] * len(names) for profile in setting.task.profiles}
+    controller = Controller(
+        experts=names, dimensions=list(setting.band.dimensions), expert_prompt=expert_prompt, constants=zeros
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_controller(out, controller, None)
 
 
 def own_mean(setting: Setting, folder: Path, out: Path) -> None:

@@ -1,6 +1,6 @@
 """Where context pays: one person who wants brevity on some topics and detail on the others, in the embedded world.
 
-    python -m experiments.mope.where          after experiments.world.run; about 2 minutes a seed; writes where.json
+    python -m experiments.mope.where          after experiments.world.run; about 4 minutes a seed; writes where.json
 
 No constant can serve such a person: what it gives to one topic it takes from the other. The controller reads the
 question. Learned from and judged by the exact rules, on training and on held-out questions.
