@@ -136,13 +136,14 @@ NOWHERE = "http://127.0.0.1:9/v1"
 def test_a_server_that_is_down_is_added_unasked(place: Path, terminal: Terminal) -> None:
     three(terminal)
     add = ("add", "band", NOWHERE, "--dimension", "exact", "--remote-model", "owl", "--no-check")
-    assert terminal.run(*add, "--api-key-env", "OWL_KEY", "--top", 5, "--trust-tokenizer").splitlines() == [
+    options = ("--api-key-env", "COUNTERPOINT_KEY", "--top", 5, "--trust-tokenizer", "--timeout", 90)
+    assert terminal.run(*add, *options).splitlines() == [
         f"added model on the server {NOWHERE} as expert 'exact' for 'exact'; the band has 4",
         "note: the server was not asked whether it can be used",
     ]
     assert read_json(place / "band" / "band.json")["experts"][-1]["endpoint"] == {
-        "url": NOWHERE, "model": "owl", "top": 5, "api_key_env": "OWL_KEY", "on_failure": "fail", "timeout_s": 60.0,
-        "trust_tokenizer": True,
+        "url": NOWHERE, "model": "owl", "top": 5, "api_key_env": "COUNTERPOINT_KEY", "on_failure": "fail",
+        "timeout_s": 90.0, "trust_tokenizer": True,
     }  # fmt: skip
     assert "there is an expert 'exact' for 'exact' already" in terminal.mistake(*add)
     found = terminal.json("add", "band", NOWHERE + "/", *add[3:], "--name", "concise", "--replace")
@@ -150,10 +151,13 @@ def test_a_server_that_is_down_is_added_unasked(place: Path, terminal: Terminal)
         "expert": "concise", "kind": "endpoint", "path": NOWHERE, "new": False,
     }  # fmt: skip
     assert not (place / "band" / "experts" / "concise").exists(), "the adapter that was there of that name"
-    said = terminal.run("inspect", "band")
-    assert "endpoint" in said
-    assert "wrong:" not in said
-    assert terminal.json("inspect", "band")["kinds"]["exact"] == "endpoint"
+    assert "endpoint" in terminal.run("inspect", "band", code=1)
+    seen = terminal.json("inspect", "band", code=1)
+    assert seen["kinds"]["exact"] == "endpoint"
+    unset, down = seen["problems"]
+    assert "expert 'exact'" in unset
+    assert "environment variable COUNTERPOINT_KEY, which is not set" in unset
+    assert f"expert 'concise' at {NOWHERE} (model 'owl') did not list its models: no connection, tried once" in down
     terminal.run("remove", "band", "exact")
 
 
@@ -166,12 +170,20 @@ def test_wrong_turns_of_a_model_on_a_server_are_one_line(place: Path, terminal: 
         "add", "band", "made/concise", "--dimension", "exact", "--top", "all"
     )
     remote = (*add, "--remote-model", "owl")
+    for wrong in ("./gone", "made/concise"):
+        new = ("add", "other", *remote[2:], "--base", wrong, "--no-check")
+        assert wrong in terminal.mistake(*new), "a server that is not asked needs a base all the same"
+    assert not (place / "other").exists()
+    assert "--remote-model names which of its" in terminal.mistake(*add[:2], "made/concise", *add[3:], "--timeout", 5)
+    assert "timeout_s: input should be greater than 0" in terminal.mistake(*remote, "--timeout", 0)
     assert "name the base model with --base" in terminal.mistake("add", "other", *remote[2:])
     assert "this band's base is" in terminal.mistake(*remote, "--base", "wild")
     assert "top: value error, 'few' is neither a number from 1 nor all" in terminal.mistake(*remote, "--top", "few")
     assert "on_failure: input should be 'fail' or 'drop'" in terminal.mistake(*remote, "--on-failure", "wait")
     assert "is no address of a server" in terminal.mistake(*add[:2], "owl:8000/v1", *remote[3:])
-    assert "environment variable OWL_KEY, which is not set" in terminal.mistake(*remote, "--api-key-env", "OWL_KEY")
+    assert "environment variable COUNTERPOINT_KEY, which is not set" in terminal.mistake(
+        *remote, "--api-key-env", "COUNTERPOINT_KEY"
+    )
     assert (place / "band" / "band.json").read_text() == before
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from counterpoint.artifacts import read_json, write_json
 from counterpoint.models.band_file import set_bounds
@@ -96,6 +97,8 @@ def test_the_bands_own_reward_models_count_as_they_are(train: Command, folder: P
         ((*RULES, "--strength", 1.5), "strength is 1.5, at most 1 is possible"),
         ((*RULES, "--samples", 3), "samples is 3; rebel compares pairs"),
         ((*RULES, "--constant", "--algorithm", "ppo"), "ppo', which needs a critic"),
+        ((*RULES, "--constant", "--model", "small"), "model is 'small', and constants have no model"),
+        ((*RULES, "--space", "log", "--keep-gib", 1e-6), "keep_gib is 1e-06; lower prompts_per_iteration"),
         ((*RULES, "--model", "nowhere"), "nowhere: no model could be loaded (there is no such folder"),
         ((*RULES, "--holdout", 1), "it must lie between 0 and 1"),
         ((*RULES, "--reward", "exact=length"), "expected one per dimension, found two for exact"),
@@ -139,6 +142,45 @@ def test_inspect_shows_the_controller(command: Command, train: Command, folder: 
     (folder / "controller" / "controller.json").write_text("{}")
     code, said, _ = command("inspect", folder)
     assert (code, "controller.json: experts: field required" in said) == (1, True)
+
+
+def test_inspect_says_what_is_wrong_with_a_controllers_model(
+    command: Command, train: Command, folder: Path, tmp_path: Path
+) -> None:
+    """Its tensors are read; `train controller` makes a damaged one anew."""
+    assert train(*RULES, *PAIR, "--head", "described")[0] == 0
+    code, said, _ = command("inspect", folder)
+    assert (code, "wrong" in said) == (0, False)
+    tensors, config = (folder / "controller" / name for name in ("controller.safetensors", "config.json"))
+    good = tensors.read_bytes()
+    tensors.write_bytes(good[:50])
+    code, said, _ = command("inspect", folder)
+    assert (code, f"wrong: {tensors}: " in said) == (1, True)
+    assert train(*RULES, *PAIR, "--head", "described")[0] == 0
+    assert tensors.read_bytes() == good
+    small = {**read_json(config), "vocab_size": 200}
+    write_json(config, small)
+    parts = load_file(tensors)
+    name = next(name for name in parts if parts[name].shape[:1] == (290,))
+    save_file(parts | {name: parts[name][:200].clone()}, tensors)
+    code, said, _ = command("inspect", folder)
+    assert (code, "a vocabulary of 200 ids, and the base's has 290" in said) == (1, True)
+
+
+def test_a_described_controller_outlives_the_experts_it_learned_with(
+    command: Command, train: Command, folder: Path
+) -> None:
+    assert train(*RULES, *PAIR, "--head", "described")[0] == 0
+    for name in ("terse", "warm"):
+        assert command("remove", folder, name)[0] == 0
+    code, said, _ = command("inspect", folder)
+    assert (code, "train it again" in said) == (0, False)
+
+
+def test_people_of_the_same_shares_are_one(command: Command, train: Command) -> None:
+    code, said, told = train(*RULES, *PAIR, "--profile", "terse=2, warm=2", "--profile", "terse=1, warm=2", "--json")
+    assert code == 0, told
+    assert json.loads(said)["profiles"] == ["terse=1, warm=1", "terse=1, warm=2"]
 
 
 def answer(command: Command, folder: Path, profile: str) -> tuple[object, str, str]:

@@ -151,6 +151,46 @@ def test_a_controller_of_another_vocabulary_is_refused(band: Band, tmp_path: Pat
         band.plan(PROFILE, "mope")
 
 
+def test_a_damaged_controller_is_named_by_mope_alone(band: Band, band_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(band_folder, tmp_path / "band"))
+    tensors = write(band, folder / "controller", rule()) / "controller.safetensors"
+    good = tensors.read_bytes()
+    tensors.write_bytes(good[:100])
+    loaded = Band.load(folder)
+    torch.testing.assert_close(next_logp(loaded, method="mixture-prob"), next_logp(band, method="mixture-prob"))
+    for _ in range(2):
+        with pytest.raises(CounterpointError, match=f"{tensors}: "):
+            loaded.plan(PROFILE, "mope")
+    tensors.write_bytes(good)
+    assert loaded.controller == rule()
+
+
+def test_a_controller_that_is_first_asked_for_later_joins_the_engine_that_works(
+    band: Band, band_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(band_folder, tmp_path / "band"))
+    write(band, folder / "controller", rule())
+    loaded = Band.load(folder)
+    engine, before = loaded.engine, next_logp(loaded, method="mixture-prob")
+    steered = next_logp(loaded)
+    assert loaded.engine is engine
+    assert (steered - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["unread", "read"])
+def test_after_steering_by_another_it_is_steered_as_before(
+    band: Band, band_folder: Path, tmp_path: Path, first: bool
+) -> None:
+    folder = Path(shutil.copytree(band_folder, tmp_path / "band"))
+    write(band, folder / "controller", rule())
+    expected, loaded = next_logp(Band.load(folder)), Band.load(folder)
+    if first:
+        next_logp(loaded)
+    with loaded.steered_by(rule(), new_model(rule(), pico_model(9), band.describe)):
+        assert (next_logp(loaded) - expected).abs().max() > 1e-3
+    assert torch.equal(next_logp(loaded), expected)
+
+
 # Experts that come and go
 
 
@@ -210,11 +250,14 @@ def test_strength_above_one_is_for_log_space_alone(band: Band) -> None:
     torch.testing.assert_close(next_logp(band, strong), next_logp(band, strong, "mixture-log"), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("low", "high", "is_kept"), [(0.2, 1.0, False), (0.0, 0.5, False), (0.0, 0.0, True)])
-def test_of_bounds_it_keeps_a_cap_of_zero_alone(band: Band, low: float, high: float, is_kept: bool) -> None:
-    band.steer(rule(), roused_model(band, rule()))
+@pytest.mark.parametrize("prior", ["profile", "selected", "all"])
+@pytest.mark.parametrize(("low", "high"), [(0.2, 1.0), (0.0, 0.5), (0.0, 0.0)])
+def test_of_bounds_it_keeps_a_cap_of_zero_alone_and_none_where_nothing_is_masked(
+    band: Band, low: float, high: float, prior: Any
+) -> None:
+    band.steer(rule(prior=prior), roused_model(band, rule(prior=prior)))
     band.bounds = {"warm": (low, high)}
-    if is_kept:
+    if high == 0 and prior != "all":
         assert [next(iter(row.gate), None) for row in band.plan(PROFILE, "mope").rows] == ["terse"]
     else:
         with pytest.raises(CounterpointError, match=f"keeps no floor .* {low:g} <= warm <= {high:g}; use mixture-prob"):

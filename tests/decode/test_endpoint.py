@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from counterpoint.decode.endpoint import SLACK, Endpoint, ids_by_text, with_rest
+from counterpoint.compose.mixture import mix_partial_log
+from counterpoint.decode.endpoint import MOST_SAID, SLACK, Endpoint, ids_by_text, quoted, with_rest
 from counterpoint.models.band_file import parse_endpoint
 from counterpoint.testing import pico_tokenizer
 from counterpoint.types import CounterpointError
@@ -37,8 +38,19 @@ def test_ids_of_a_padded_head_are_of_the_rest_or_cut_where_there_is_none() -> No
     torch.testing.assert_close(with_rest(reported, 2).exp(), torch.tensor([5 / 6, 1 / 6, 0.0]))
 
 
-def test_what_names_no_token_is_of_the_rest() -> None:
-    assert with_rest({}, 2).tolist() == [-math.inf, -math.inf, 0.0]
+def test_where_no_token_is_known_nothing_is_said() -> None:
+    for reported in ({}, {7: -0.1}):
+        with pytest.raises(ValueError, match="none of the tokens that it reports can be told to be one of the base's"):
+            with_rest(reported, 2)
+
+
+def test_regression_a_confident_server_rules_out_no_token_that_it_did_not_report() -> None:
+    """1 + e^-24 of the mass is reported: 2^-24, a rounding of it, is left to the other two."""
+    sure = with_rest({0: 0.0, 1: -24.0}, 4)
+    assert sure[-1] == pytest.approx(math.log(2.0**-24), abs=1e-6)
+    unsure = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0]).log()
+    mixed_W = mix_partial_log(torch.stack([sure, unsure]), torch.tensor([0.5, 0.5]))
+    assert mixed_W[:-1].isfinite().all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,11 +105,11 @@ def test_a_space_that_is_dropped_at_the_start_does_not_make_two_tokens_one() -> 
 
 @pytest.mark.parametrize("value", [None, "", " "])
 def test_a_key_that_is_not_set_is_missed_by_its_name(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OWL_KEY", raising=False)
+    monkeypatch.delenv("COUNTERPOINT_KEY", raising=False)
     if value is not None:
-        monkeypatch.setenv("OWL_KEY", value)
-    with pytest.raises(CounterpointError, match="environment variable OWL_KEY, which is not set; export it"):
-        Endpoint("terse", parse_endpoint(url=URL, model="m", api_key_env="OWL_KEY"), pico_tokenizer(), 290)
+        monkeypatch.setenv("COUNTERPOINT_KEY", value)
+    with pytest.raises(CounterpointError, match="environment variable COUNTERPOINT_KEY, which is not set; export it"):
+        Endpoint("terse", parse_endpoint(url=URL, model="m", api_key_env="COUNTERPOINT_KEY"), pico_tokenizer(), 290)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +123,22 @@ def test_a_key_that_is_not_set_is_missed_by_its_name(value: str | None, monkeypa
         ({"top": "some"}, "'some' is neither a number from 1 nor all"),
         ({"timeout_s": 0}, "timeout_s: input should be greater than 0"),
         ({"on_failure": "retry"}, "on_failure: input should be 'fail' or 'drop'"),
+        ({"url": "http://host:99999/v1"}, "is no address of a server"),
+        ({"url": "http://host:0/v1"}, "is no address of a server"),
+        ({"url": "http://ho st/v1"}, "is no address of a server"),
+        ({"url": "http://host\n/v1"}, "is no address of a server"),
+        ({"url": "http://[::1/v1"}, "is no address of a server"),
+        ({"url": "http://host/v1#secret"}, "without a key in it"),
+        ({"url": "ftp://me:secret@host/v1"}, "without a key in it"),
+        ({"model": ""}, "model: string should have at least 1 character"),
+        ({"top": True}, "True is neither a number from 1 nor all"),
+        (
+            {"api_key_env": "AWS_SECRET_ACCESS_KEY"},
+            "'AWS_SECRET_ACCESS_KEY' is no variable for keys; expected COUNTERP",
+        ),
+        ({"api_key_env": "COUNTERPOINT_KEY=1"}, "is no variable for keys"),
+        ({"url": "http://host/v1", "api_key_env": "COUNTERPOINT_KEY"}, "would go to host where all can read it; use h"),
+        ({"url": "http://localhost.host/v1", "api_key_env": "COUNTERPOINT_KEY"}, "would go to localhost.host where"),
         ({"colour": "red"}, "colour: extra inputs are not permitted"),
     ],
 )
@@ -119,6 +147,25 @@ def test_a_wrong_field_of_an_endpoint_is_named(fields: dict[str, object], messag
         parse_endpoint(**({"url": URL, "model": "m"} | fields))
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://host/v1", "http://127.0.0.1:8000/v1", "http://[::1]:8000/v1", URL])
+def test_a_key_may_go_to_this_machine_or_encrypted(url: str) -> None:
+    assert parse_endpoint(url=url, model="m", api_key_env="COUNTERPOINT_KEY_VLLM").url == url
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nend", "caf\xe9", "zero\u200bwidth"])
+def test_a_key_that_can_be_none_is_refused_unseen(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COUNTERPOINT_KEY", key)
+    with pytest.raises(CounterpointError, match="has characters that no key has") as caught:
+        Endpoint("terse", parse_endpoint(url=URL, model="m", api_key_env="COUNTERPOINT_KEY"), pico_tokenizer(), 290)
+    assert key not in str(caught.value)
+
+
+def test_what_a_server_said_is_quoted_in_one_short_line_without_the_key() -> None:
+    assert quoted("no\n\tsuch \x1b[31mkey: ow\u200bl-1 \u202eowl-1", "owl-1") == "no such [31mkey: *** ***"
+    assert quoted("owl-1" * 100, "owl-1") == "***" * 100
+    assert quoted("x" * 301) == "x" * MOST_SAID + "..."
 
 
 def test_an_address_may_end_with_a_slash() -> None:

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,14 +16,16 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import httpx2
 import pytest
 import torch
+from openai import APITimeoutError
 from torch import Tensor
 
 from counterpoint.artifacts import read_json
 from counterpoint.compose.mixture import mix_prob
-from counterpoint.decode.endpoint import RETRIES
-from counterpoint.decode.remote import RemoteRows, remote_whole
+from counterpoint.decode.endpoint import RETRIES, what_went_wrong
+from counterpoint.decode.remote import RemoteRows, check_remote, look, remote_whole
 from counterpoint.decode.several import Several, Whole
 from counterpoint.models.band_file import ExpertEntry, parse_endpoint
 from counterpoint.testing import ScriptedLM, pico_tokenizer, save_pico
@@ -49,8 +52,8 @@ def script(context: Sequence[int]) -> Tensor:
 class Server(ThreadingHTTPServer):
     """Answers completions by `script`, once each in the ways that `moods` name, and then as it should.
 
-    `dialect` is how it names tokens, `texts_of` what ids are to it, `detokenizes` under which name it tells that, and
-    `refuses` is a field that it does not allow.
+    `script` gives the log-distribution after a context, `dialect` is how it names tokens, `texts_of` what ids are to
+    it, `detokenizes` under which name it tells that, and `refuses` is a field that it does not allow.
     """
 
     daemon_threads = True
@@ -58,6 +61,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
+        self.script = script
         self.dialect = "vllm"
         self.models: list[dict[str, Any]] = [{"id": "m"}]
         self.texts_of: Callable[[Sequence[int]], str] = decode
@@ -132,12 +136,28 @@ class Answer(BaseHTTPRequestHandler):
             self.reply(said, int(mood), {"Retry-After": "0.05"} if mood == "429" else {})
         elif mood == "malformed":
             self.send(b'{"choices": [{"text": "ow', 200, {})
+        elif mood == "elsewhere":
+            self.send(b"", 307, {"Location": f"{self.server.url}/elsewhere"})
+        elif mood == "packed":
+            self.send(b"", 200, {"Content-Encoding": "gzip"})
+        elif mood == "long":
+            self.send(b" " * 5000, 200, {})
+        elif mood == "drops":
+            self.trickle()
         elif mood == "silent":
             self.reply({"choices": [{"text": "owl", "logprobs": None}]})
         elif mood == "too much":
             self.reply({"choices": [{"logprobs": {"top_logprobs": [{"token_id:1": 0.0, "token_id:2": -0.7}]}}]})
         elif mood != "slow" or self.waited():
             self.reply(completion(self.server, body))
+
+    def trickle(self) -> None:
+        """A byte now and then, each in time."""
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        while not self.server.release.wait(0.02):
+            self.wfile.write(b" ")
 
     def waited(self) -> bool:
         """Whether the client is still there when the server is let go on."""
@@ -171,7 +191,7 @@ def headers_of(handler: BaseHTTPRequestHandler) -> dict[str, str]:
 def completion(server: Server, body: dict[str, Any]) -> dict[str, Any]:
     """What a server of each dialect says to a prompt."""
     prompt, top = body["prompt"], body["logprobs"]
-    logp_V = script(prompt)
+    logp_V = server.script(prompt)
     best = logp_V.topk(top).indices.tolist()
     if server.dialect == "llama.cpp":
         tokens = [{"id": token, "token": server.texts_of([token]), "logprob": float(logp_V[token])} for token in best]
@@ -483,6 +503,8 @@ def test_a_server_says_when_to_ask_again(server: Server, monkeypatch: pytest.Mon
         ("drop", rf"no connection, tried {RETRIES + 1} times .* see that the server is up", RETRIES + 1),
         ("malformed", r"its reply is not what was expected \(.*: Invalid JSON", 1),
         ("silent", "it reports no log-probabilities; use a server that", 1),
+        ("elsewhere", "it sends to http://.*/elsewhere; name that address itself, if it is to be trusted", 1),
+        ("packed", "its reply is compressed, which was not asked for; turn compression off", 1),
         ("too much", "the probabilities that it reports add up to 1.49659, expected at most 1", 1),
     ],
 )
@@ -502,6 +524,38 @@ def test_a_server_that_is_too_slow(server: Server) -> None:
     rows.endpoint.client.timeout = 0.1
     server.always = "slow"
     assert "no answer in 60 s, asked 4 times" in failed(rows)
+
+
+def test_a_reply_that_comes_in_drops_ends_with_the_time_for_all_attempts(server: Server) -> None:
+    rows = rows_of(server)
+    rows.endpoint.entry = rows.endpoint.entry.model_copy(update={"timeout_s": 0.1})
+    server.always = "drops"
+    assert "no whole answer in 0.4 s; see that the server is up" in failed(rows)
+
+
+def test_a_reply_without_end_is_not_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(server, top=1)
+    monkeypatch.setattr("counterpoint.decode.endpoint.MOST_BYTES", 4000)
+    assert rows.step(joined(rows, CONTEXTS[:1])).isfinite().any()
+    server.always = "long"
+    rows.keep([])
+    assert "its reply has more than 4,000 bytes; set a smaller top" in failed(rows)
+    assert {headers["accept-encoding"] for _, headers, _ in server.asked} == {"identity"}
+
+
+def test_a_connection_that_is_not_made_in_time_is_no_slow_answer() -> None:
+    error = APITimeoutError(httpx2.Request("GET", "http://host"))
+    assert what_went_wrong(error, 60.0, 4) == "no answer in 60 s, asked 4 times"
+    error.__cause__ = httpx2.ConnectTimeout("")
+    assert what_went_wrong(error, 60.0, 1) == "no connection, tried once (Request timed out.)"
+
+
+def test_a_look_at_a_server_is_short(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    look(entry_of(server))
+    monkeypatch.setattr("counterpoint.decode.remote.LOOK_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(CounterpointError, match=r"in 0.1 s") as caught:
+        look(entry_of(server, url=f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"))
+    assert "did not list its models" in str(caught.value)
 
 
 def test_the_other_requests_are_given_up_where_one_fails(server: Server) -> None:
@@ -542,6 +596,18 @@ def test_a_lost_row_has_nothing_to_say_from_then_on_and_it_is_said_once(server: 
     assert server.prompts() == [[1, 3]], "a lost row is asked for no more"
 
 
+def test_each_batch_that_loses_rows_says_so_also_by_pythons_own_filter(server: Server) -> None:
+    rows = rows_of(server, on_failure="drop")
+    server.die()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            rows.step(joined(rows))
+            rows.step([5, 5, 5])
+            rows.keep([])
+    assert [str(warning.message).partition(":")[0] for warning in said] == ["answers go on without it"] * 2
+
+
 def test_a_row_is_lost_alone(server: Server) -> None:
     rows = rows_of(server, on_failure="drop")
     server.moods.append("401")
@@ -557,8 +623,8 @@ def test_a_row_is_lost_alone(server: Server) -> None:
 
 
 def test_the_key_comes_from_the_environment_and_is_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OWL_KEY", "secret-owl")
-    rows = rows_of(server, api_key_env="OWL_KEY")
+    monkeypatch.setenv("COUNTERPOINT_KEY", "secret-owl")
+    rows = rows_of(server, api_key_env="COUNTERPOINT_KEY")
     assert {headers["authorization"] for _, headers, _ in server.asked} == {"Bearer secret-owl"}
     server.always = "401"
     said = failed(rows)
@@ -585,6 +651,13 @@ def test_a_model_that_is_not_offered_is_refused_with_those_that_are(server: Serv
     assert "it offers: none" in refused(server)
 
 
+def test_what_a_server_says_of_itself_is_cut(server: Server) -> None:
+    server.models = [{"id": f"\x1b[31mowl{n}"} for n in range(1000)]
+    found = refused(server)
+    assert "it offers: [31mowl0, [31mowl1" in found
+    assert len(found) < 450
+
+
 def test_an_address_without_its_end(server: Server) -> None:
     found = refused(server, url=server.url.removesuffix("/v1"))
     assert "did not list its models: status 404, Not Found; see that the address is right; most end with /v1" in found
@@ -594,9 +667,50 @@ def test_a_server_that_is_down(server: Server) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for on_failure in ("fail", "drop"):
-        found = refused(server, url=f"http://127.0.0.1:{port}/v1", on_failure=on_failure)
-        assert "did not list its models: no connection, tried 4 times" in found
+    with pytest.raises(CounterpointError, match="did not list its models: no connection, tried 4 times"):
+        check_remote(entry_of(server, url=f"http://127.0.0.1:{port}/v1"), TOKENIZER, IDS)
+
+
+def unproved(server: Server, **fields: Any) -> Whole:
+    """An expert whose server cannot be reached when its band is loaded."""
+    server.always = "503"
+    with pytest.warns(UserWarning, match="status 503, .*; it is asked again when it is first needed") as said:
+        whole = whole_of(server, **fields)
+    assert len(said) == 1
+    return whole
+
+
+def test_a_server_that_cannot_be_reached_at_load_is_asked_again_at_first_use(server: Server) -> None:
+    whole = unproved(server)
+    rows = whole.load()
+    with pytest.raises(CounterpointError, match="did not give the next token's log-probabilities: status 503"):
+        joined(rows)
+    server.always = ""
+    server.models = [{"id": "m", "max_model_len": 6}]
+    out_BW = rows.step(joined(rows))
+    torch.testing.assert_close(out_BW[:, :-1].double(), torch.stack([script(c) for c in CONTEXTS]), atol=1e-5, rtol=0)
+    with pytest.raises(CounterpointError, match="a prompt of 7 tokens: expert 'terse' takes 1 to 5"):
+        rows.join([(1,) * 7], [{}])
+    server.asked.clear()
+    rows.join([(1, 2)], [{}])
+    assert not server.asked, "it is proved once"
+
+
+def test_a_server_that_cannot_be_reached_at_first_use_may_be_dropped(server: Server) -> None:
+    rows = unproved(server, on_failure="drop").load()
+    with pytest.warns(UserWarning, match="answers go on without it: expert 'terse' at .* status 503"):
+        tokens = joined(rows)
+    assert silent(rows.step(tokens)).all()
+    server.always = ""
+    rows.join([(1, 3)], [{}])
+    assert silent(rows.step([5, 5, 5, 3])).tolist() == [True] * 3 + [False]
+
+
+def test_another_tokenizer_is_refused_also_when_it_is_found_late(server: Server) -> None:
+    rows = unproved(server, on_failure="drop").load()
+    server.always, server.texts_of = "", swapped
+    with pytest.raises(CounterpointError, match="another tokenizer than the base"):
+        joined(rows)
 
 
 def test_a_server_without_log_probabilities_is_refused(server: Server) -> None:
@@ -636,6 +750,18 @@ def test_another_tokenizer_is_refused(server: Server, echoes: bool) -> None:
     assert f"has another tokenizer than the base: token 68 is {theirs!r} there and {ours!r} here" in found
     assert len(found) < 300
     whole_of(server, trust_tokenizer=True)
+
+
+@pytest.mark.parametrize("token", [TOKENIZER.eos_token_id, TOKENIZER.bos_token_id, IDS - 2])
+def test_the_ends_of_a_vocabulary_are_compared(server: Server, monkeypatch: pytest.MonkeyPatch, token: int) -> None:
+    monkeypatch.setattr("counterpoint.decode.remote.IDS_COMPARED", 5)
+    server.texts_of = lambda tokens: "".join("<other>" if t == token else decode([t]) for t in tokens)
+    assert f"token {token} is '<other>' there and {decode([token])!r} here" in refused(server)
+
+
+def test_special_tokens_that_a_server_leaves_out_prove_nothing(server: Server) -> None:
+    server.texts_of = lambda tokens: TOKENIZER.decode(list(tokens), skip_special_tokens=True)
+    whole_of(server)
 
 
 def test_tokens_that_are_only_joined_otherwise_are_the_same(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -678,6 +804,11 @@ def test_add_asks_the_server(server: Server, command: Callable[..., tuple[object
         "url": server.url, "model": "m", "top": "all", "api_key_env": None, "on_failure": "drop", "timeout_s": 60.0,
         "trust_tokenizer": False,
     }  # fmt: skip
+    assert command("inspect", band)[0] == 0
+    server.models = [{"id": "owl"}]
+    code, said, _ = command("inspect", band)
+    assert (code, "wrong: expert 'terse'" in said, "offers no model 'm'; it offers: owl" in said) == (1, True, True)
+    server.models = [{"id": "m"}]
     server.texts_of = swapped
     code, _, told = command(*add[:3], "--dimension", "warm", "--remote-model", "m")
     assert (code, len(read_json(band / "band.json")["experts"])) == (2, 1)

@@ -355,6 +355,24 @@ def test_weights_are_logged_by_expert_and_stretch(band: Band) -> None:
     assert noted["entropy"] == pytest.approx(expected)
 
 
+def test_the_critic_reads_the_state_before_each_token(band: Band) -> None:
+    """Against one forward over the prompt and the response: the hidden state from which a token is chosen."""
+    controller = rule(encoding="text")
+    model = roused_model(band, controller)
+    band.steer(controller, model)
+    learner = MopeLearner(band, controller, model, PROMPTS, PROFILES, rewarded, Config(), with_critic=True)
+    assert learner.critic is not None
+    nn.init.normal_(learner.critic.weight, generator=torch.Generator().manual_seed(4))
+    rollout = rolled_out(learner)
+    said, value_NT = said_by(learner), learner.evaluate(everything(rollout))[1]
+    assert value_NT is not None
+    for n, mask_T in enumerate(said.mask_NT):
+        hidden_SI = model.model.base_model(said.ids_NS[n][said.read_NS[n]][None])[0][0]
+        expected_T = learner.critic(hidden_SI[-int(mask_T.sum()) :])[:, 0]
+        torch.testing.assert_close(value_NT[n][mask_T], expected_T, atol=1e-4, rtol=0)
+    assert value_NT[said.mask_NT].std() > 0.1, "states differ"
+
+
 def test_constants_have_no_critic(band: Band) -> None:
     with pytest.raises(CounterpointError, match="'ppo', which needs a critic, and constants read nothing; use 'rebel'"):
         MopeLearner(band, rule(), Constants(2, 3), PROMPTS, PROFILES, rewarded, Config(), with_critic=True)

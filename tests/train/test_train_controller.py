@@ -1,6 +1,7 @@
 """Training a controller, from prompts to a folder: what it earns, what it writes, and how it goes on after a kill."""
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import LoraFactors, write_adapter
 from counterpoint.models.band_file import add_expert, new_band
 from counterpoint.testing import LetterReward, pico_model, pico_tokenizer
-from counterpoint.train.controller import ControllerConfig, references, reward_of, train_controller
+from counterpoint.train.controller import ControllerConfig, kept_gib, references, reward_of, train_controller
 from counterpoint.train.mope import MopeLearner
 from counterpoint.types import CounterpointError, Dimension, Expert, Profile, Prompt
 
@@ -118,6 +119,14 @@ def test_it_finds_the_expert_that_is_better(band: Band, folder: Path, tmp_path: 
     assert share_of_x(band, "mope") > 1.4 * share_of_x(band, f"mixture-{options.get('space', 'prob')}") > 0.02
 
 
+def test_a_described_head_samples_with_what_it_learned_last(folder: Path, tmp_path: Path) -> None:
+    """Its columns are made anew for every roll-out, so that each iteration's samples are those of its parameters."""
+    config = quick(folder, head="described", iterations=4)
+    result = train_controller(Band.load(folder), config, PROMPTS, [BOTH], LettersReward(), tmp_path / "out")
+    assert max(entry["mismatch"] for entry in result.log) < 1e-5
+    assert abs(result.log[-1]["weight:x"] - result.log[0]["weight:x"]) > 0.02, "it moved"
+
+
 def test_constants_are_learned_saved_and_served_without_a_transformer(band: Band, folder: Path, tmp_path: Path) -> None:
     config = quick(folder, constant=True, iterations=2, learning_rate=0.2)
     train_controller(band, config, PROMPTS, [BOTH, Profile({"x": 0.3, "y": 0.7})], LettersReward(), tmp_path / "out")
@@ -185,7 +194,9 @@ def test_a_reward_by_hand() -> None:
 
 def test_references_are_the_bases_greedy_answers(band: Band, tmp_path: Path) -> None:
     expected = band.respond(PROMPTS, [None] * 3, "base", Sampling(temperature=0, max_tokens=6))
-    assert references(band, PROMPTS, 6, tmp_path) == [completion.text for completion in expected]
+    texts = [completion.text for completion in expected]
+    assert references(band, PROMPTS, 6) == references(band, PROMPTS, 6, tmp_path) == texts
+    assert list(tmp_path.iterdir()), "they are kept"
 
 
 # Runs
@@ -222,6 +233,42 @@ def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(
     assert [entry["loss"] for entry in resumed.log] == [entry["loss"] for entry in unbroken.log]
 
 
+def test_profiles_in_the_same_proportion_are_one_person(band: Band, folder: Path, tmp_path: Path) -> None:
+    """Twice the weights are the same shares, under which a learned constant is kept."""
+    config = tiny(folder, constant=True, learning_rate=0.2)
+    train_controller(band, config, PROMPTS, [BOTH], LettersReward(), tmp_path / "once")
+    twice = Profile({"x": 2.0, "y": 2.0})
+    train_controller(band, config, PROMPTS, [BOTH, twice], LettersReward(), tmp_path / "twice")
+    assert read_controller(tmp_path / "once") == read_controller(tmp_path / "twice")
+
+
+@pytest.mark.parametrize("file", [TENSORS, FILE, "config.json"])
+def test_a_damaged_controller_is_trained_again(folder: Path, tmp_path: Path, file: str) -> None:
+    mine, config = Path(shutil.copytree(folder, tmp_path / "band")), tiny(folder, iterations=1)
+    run = (PROMPTS, [BOTH], LettersReward(), mine / "controller")
+    train_controller(Band.load(mine), config, *run)
+    made = bits(mine / "controller")
+    (mine / "controller" / file).write_bytes(b"{")
+    assert train_controller(Band.load(mine), config, *run).fresh
+    assert bits(mine / "controller") == made
+
+
+def test_a_training_that_fails_leaves_the_former_controller(folder: Path, tmp_path: Path) -> None:
+    band = Band.load(folder)
+    train_controller(band, tiny(folder, iterations=1), PROMPTS, [BOTH], LettersReward(), tmp_path / "out")
+    before = next_logp(band)
+    with pytest.raises(AssertionError, match="nothing is left to be scored"):
+        train_controller(band, tiny(folder), PROMPTS, [BOTH], LettersReward(calls=2), tmp_path / "other")
+    assert torch.equal(next_logp(band), before)
+
+
+def test_log_space_keeps_whole_distributions(band: Band, folder: Path) -> None:
+    """2 prompts x 2 samples x 5 tokens, of 2 experts and the base, 4 bytes for each id of the vocabulary."""
+    expected = 2 * 2 * 5 * 3 * 4 * band.model.config.vocab_size
+    assert kept_gib(band, tiny(folder, space="log")) * 2**30 == pytest.approx(expected)
+    assert kept_gib(band, tiny(folder)) == 0
+
+
 def test_what_is_there_is_not_trained_again(band: Band, folder: Path, tmp_path: Path) -> None:
     config, out = tiny(folder, iterations=1), tmp_path / "out"
     first = train_controller(band, config, PROMPTS, [BOTH], LettersReward(), out)
@@ -252,6 +299,8 @@ def test_what_is_there_is_not_trained_again(band: Band, folder: Path, tmp_path: 
         ({"learning_rate": -1.0}, "learning_rate is -1"),
         ({"eta": 0.0}, "eta is 0"),
         ({"kl": -1.0}, "kl is -1"),
+        ({"constant": True, "algorithm": "ppo"}, "algorithm is 'ppo', which needs a critic, and constants read"),
+        ({"constant": True, "model": "small"}, "model is 'small', and constants have no model; leave one of the two"),
     ],
 )
 def test_what_is_out_of_range_is_refused_by_name(options: dict[str, Any], message: str) -> None:
@@ -268,7 +317,7 @@ def test_a_temperature_of_the_experts_is_taken() -> None:
     [
         ({"strength": 1.5}, BOTH, "cannot go beyond the experts: strength is 1.5, at most 1"),
         ({}, Profile({"x": 0.0}), "the profile wants nothing"),
-        ({"constant": True, "algorithm": "ppo"}, BOTH, "needs a critic, and constants read nothing; use 'rebel'"),
+        ({"space": "log", "keep_gib": 1e-6}, BOTH, "2 experts and the base .* keep_gib is 1e-06; lower prompts_per"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(

@@ -13,13 +13,14 @@ from rich.console import Console
 
 from counterpoint.artifacts import MANIFEST, read_json
 from counterpoint.build.best import split_prompts
-from counterpoint.build.controller import LearnConfig, fingerprint, learn_controller, pairs_of, plans_of
+from counterpoint.build.controller import LearnConfig, alike, fingerprint, learn_controller, pairs_of, plans_of
 from counterpoint.compose.weighers.controller import TENSORS, Controller
 from counterpoint.decode.band import Band
 from counterpoint.decode.sampling import Sampling
 from counterpoint.profiles import parse_profile
 from counterpoint.rewards.rules import Rewards, Rule
 from counterpoint.stages import Stages
+from counterpoint.testing import pico_model, pico_tokenizer
 from counterpoint.train.controller import ControllerConfig, ControllerResult, train_controller
 from counterpoint.types import CounterpointError, Message, Profile, Prompt
 
@@ -60,9 +61,10 @@ def learn(
     return learn_controller(Band.load(folder), config, learning, judge(), PROMPTS, profiles, folder / out, stages)
 
 
-def test_rewards_on_held_out_prompts_are_those_of_the_answers(folder: Path) -> None:
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_rewards_on_held_out_prompts_are_those_of_the_answers(folder: Path, strength: float) -> None:
     """Each answer is drawn again by `respond` and scored anew: z-scores, chances to beat the base, means by weight."""
-    metrics = learn(folder, config_of(folder, seed=5))
+    metrics = learn(folder, config_of(folder, seed=5, strength=strength))
     assert metrics == read_json(folder / "controller" / "metrics.json")
     learned, held = split_prompts(PROMPTS, 0.5, 5)
     assert (metrics["learned"]["prompts"], metrics["held_out"]["prompts"]) == (3, 3)
@@ -81,7 +83,8 @@ def test_rewards_on_held_out_prompts_are_those_of_the_answers(folder: Path) -> N
         by_profile = []
         for profile in TWO:
             drawn = Sampling(temperature=1.0, max_tokens=8, seed=5)
-            texts = [said.text for said in band.respond(held, [profile] * 3, method, drawn)]
+            served = replace(profile, strength=strength)
+            texts = [said.text for said in band.respond(held, [served] * 3, method, drawn)]
             beats_PD = 1 / (1 + np.exp(-(raw(held, texts) - reference_PD) / spread_D))
             w_D = np.array([profile.weights.get(name, 0.0) for name in ("terse", "warm", "exact")])
             by_profile.append((beats_PD @ w_D / w_D.sum()).mean())
@@ -174,6 +177,52 @@ def test_what_it_is_compared_with(band: Band) -> None:
     assert plans["mope"][0].coefficients == pytest.approx((e2 / (e2 + 1), 1 / (e2 + 1)))
 
 
+def test_it_is_compared_with_soup_and_the_log_mixture_at_their_best_strengths(folder: Path) -> None:
+    band = steered(Band.load(folder))
+    band.file.strengths = {"soup": 1.5, "mixture-log": 2.0, "mixture-prob": 1.0}
+    plans = plans_of(band, [TWO[0]])
+    assert list(plans) == ["mope", "mixture-prob", "soup, strength 1.5", "mixture-log, strength 2", "base"]
+    assert plans["soup, strength 1.5"] == [band.plan(replace(TWO[0], strength=1.5), "soup")]
+    assert plans["mixture-log, strength 2"] == [band.plan(replace(TWO[0], strength=2.0), "mixture-log")]
+
+
+def test_plans_that_differ_in_space_or_temper_are_not_alike(band: Band) -> None:
+    plan = band.plan(TWO[0], "mixture-prob")
+    assert alike(plan, replace(plan))
+    assert not alike(plan, replace(plan, space="log"))
+    assert not alike(plan, replace(plan, temper="experts"))
+
+
+def test_the_base_answers_each_prompt_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules are scaled by the answers that rewards count from; three prompts are learned, three held out."""
+    greedy: list[int] = []
+    run = Band.run
+
+    def counted(self: Band, requests: Any, progress: Any = None) -> Any:
+        greedy.extend(1 for request in requests if request.sampling.temperature == 0)
+        return run(self, requests, progress)
+
+    monkeypatch.setattr(Band, "run", counted)
+    learn(folder, config_of(folder, iterations=1))
+    assert len(greedy) == 6
+
+
+def test_prompts_must_fit_the_controller_too(folder: Path, tmp_path: Path) -> None:
+    """Its context of 32 positions is shorter than the base's; what fits is learned from where others are skipped."""
+    small = tmp_path / "small"
+    pico_model(7, positions=32).save_pretrained(small)
+    pico_tokenizer().save_pretrained(small)
+    long: Prompt = (Message("user", "Tell me all that there is to say of owls and bees and the sea."),)
+    config, stages = config_of(folder, model=str(small)), Stages(Console(file=io.StringIO()))
+    given = (judge(), [long, *PROMPTS], TWO, folder / "controller", stages)
+    band = Band.load(folder)
+    with pytest.raises(CounterpointError, match=r"prompt 1 .*Tell me all.* 32 is the most; .*--skip-bad"):
+        learn_controller(band, config, LearnConfig(holdout=0.5), *given)
+    assert band.controller is None
+    metrics = learn_controller(band, config, LearnConfig(holdout=0.5, skip_bad=True), *given)
+    assert metrics["learned"] == {"prompts": 3, "prompts_left_out": 1}
+
+
 def test_profiles_by_default_are_each_two_that_are_not_forbidden(band: Band) -> None:
     assert [tuple(p.weights) for p in pairs_of(band)] == [("terse", "warm"), ("terse", "exact"), ("warm", "exact")]
     band.bounds = {"warm": (0.0, 0.0)}
@@ -185,7 +234,7 @@ def test_profiles_by_default_are_each_two_that_are_not_forbidden(band: Band) -> 
     [
         ("terse", {}, {}, "has one expert, which leaves nothing to weigh"),
         ("terse, warm, strength=0.5", {}, {}, "the strength of all profiles is set by --strength"),
-        ("terse, warm", {}, {"exact": (0.3, 1.0)}, "bounds are exact >= 0.3.* keeps no floor"),
+        ("terse, warm", {}, {"exact": (0.3, 1.0)}, "keeps no floor .* have 0.3 <= exact <= 1"),
         ("terse, warm", {}, {"warm": (0.0, 0.5)}, "keeps no floor and no cap but 0"),
         ("terse, warm", {}, {"warm": (0.0, 0.0)}, "the band's bounds forbid 'warm'"),
         ("terse, warm", {"strength": 1.5}, {}, "strength is 1.5, at most 1 is possible"),

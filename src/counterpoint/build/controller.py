@@ -15,22 +15,35 @@ from counterpoint.artifacts import hash_files, write_json
 from counterpoint.build.answer import Progress, answer_entry, requests_of, usable_prompts
 from counterpoint.build.best import PLAIN, split_prompts
 from counterpoint.build.pairs import METRICS, claim_folder
-from counterpoint.compose.plan import Plan
+from counterpoint.compose.plan import CONTROLLER, Plan
 from counterpoint.compose.weighers.controller import FILE, profile_key
 from counterpoint.decode.band import Band
 from counterpoint.decode.sampling import Sampling
 from counterpoint.evaluate.bootstrap import mean_interval, paired_difference
 from counterpoint.models.band_file import base_path
+from counterpoint.models.controller import ControllerModel
 from counterpoint.models.fit import check_model
-from counterpoint.profiles import format_bounds, format_profile
+from counterpoint.profiles import format_profile
 from counterpoint.profiles.bounds import FREE
 from counterpoint.rewards.calibrate import ZScore, bt_reward, fit_zscore, profile_weights, scalarise
 from counterpoint.rewards.load import trained_among
 from counterpoint.rewards.rules import Rewards
 from counterpoint.rewards.scorer import Scorer
 from counterpoint.stages import Bar, Stages
-from counterpoint.train.controller import ControllerConfig, ControllerResult, new_controller, train_controller
+from counterpoint.train.controller import (
+    ControllerConfig,
+    ControllerResult,
+    check_kept,
+    kept_gib,
+    new_controller,
+    references,
+    train_controller,
+    untrained,
+)
 from counterpoint.types import CounterpointError, Profile, Prompt, RewardFn
+
+InUnits = tuple[RewardFn, dict[str, str], list[str] | None]
+"""Rewards, what a unit of each is, and the base's greedy answers, where a rule was scaled by them."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +95,19 @@ def learn_controller(
     check_profiles(band, config, profiles, rewards.dimensions)
     if config.model:
         check_model(base_path(Path(config.band), band.file), config.model)
-    everything = band.plan(Profile(dict.fromkeys(band.dimensions, 1.0)), "prompted")
-    usable, wrong = usable_prompts(band, everything, list(dict.fromkeys(prompts)), learning.skip_bad)
+    check_kept(band, config)
+    usable, wrong = answerable(band, config, list(dict.fromkeys(prompts)), profiles, learning.skip_bad)
     for line in wrong:
         stages.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     learned, held = split_prompts(usable, learning.holdout, config.seed)
     why = f"{len(profiles)} profiles, {len(learned)} prompts, {config.iterations} iterations of {config.algorithm}"
+    if gib := kept_gib(band, config):
+        why += f"; a roll-out in log space keeps up to {gib:.2g} GiB"
     with stages.stage("controller", why) as bar:
-        reward, units = in_units(rewards, band, learned, config.max_tokens, bar) if config.bt else (rewards, {})
+        as_they_are: InUnits = (rewards, {}, None)
+        reward, units, said = in_units(rewards, band, learned, config.max_tokens, bar) if config.bt else as_they_are
         result = train_controller(
-            band, config, learned, profiles, reward, out, bar.task("iterations"), learning.judged_by
+            band, config, learned, profiles, reward, out, bar.task("iterations"), learning.judged_by, said
         )
         bar.note(outcome(result))
     with stages.stage("held-out prompts", f"see what answers to {len(held)} other prompts earn") as bar:
@@ -130,11 +146,7 @@ def check_profiles(band: Band, config: ControllerConfig, profiles: Sequence[Prof
     with a strength of its own, and for one that leaves fewer than two experts to weigh.
     """
     controller = new_controller(band, config, profiles)
-    if any(low > 0 or 0 < high < config.strength for low, high in band.bounds.values()):
-        raise CounterpointError(
-            f"the band's bounds are {format_bounds(band.bounds)}, and mope keeps no floor and no cap but 0, since it "
-            "weighs experts anew at every token; use mixture-prob, or another band"
-        )
+    controller.check_bounds(band.bounds, config.strength)
     if not profiles:
         raise CounterpointError("there are no two dimensions with experts; name profiles, or add experts")
     for profile in profiles:
@@ -156,33 +168,37 @@ def check_profiles(band: Band, config: ControllerConfig, profiles: Sequence[Prof
             )
 
 
-def in_units(
-    rewards: Rewards, band: Band, prompts: Sequence[Prompt], max_tokens: int, bar: Bar
-) -> tuple[RewardFn, dict[str, str]]:
-    """The rewards in logits of preference, or in z-scores where they are rules, and what a unit of each is."""
+def answerable(
+    band: Band, config: ControllerConfig, prompts: Sequence[Prompt], profiles: Sequence[Profile], skip: bool
+) -> tuple[list[Prompt], list[str]]:
+    """The prompts that fit every row that is decoded, the controller's own too, and what is wrong with the others."""
+    controller = new_controller(band, config, profiles)
+    plans = [controller.plan(replace(profile, strength=config.strength), band.experts) for profile in profiles]
+    rows = [*PLAIN.rows, *(row for plan in plans for row in (plan.rows if config.constant else plan.all_rows))]
+    rows = [row for index, row in enumerate(rows) if row not in rows[:index]]
+    model = untrained(band, config, controller, len(profiles))
+    with band.steered_by(controller, model if isinstance(model, ControllerModel) else None):
+        return usable_prompts(band, Plan(tuple(rows), (0.0,) * len(rows), config.space), prompts, skip)
+
+
+def in_units(rewards: Rewards, band: Band, prompts: Sequence[Prompt], max_tokens: int, bar: Bar) -> InUnits:
+    """The rewards in logits of preference, or in z-scores where they are rules."""
     units: dict[str, str] = {}
     parts: list[RewardFn] = []
-    texts: list[str] = []
+    texts: list[str] | None = None
     for part in rewards.parts:
         if trained_among([part]):
             parts.append(part)
             units |= dict.fromkeys(part.dimensions, "what its reward model says")
             continue
-        texts = texts or plain_answers(band, prompts, max_tokens, bar)
+        texts = texts or references(band, prompts, max_tokens, None, bar.task("answers of the base"))
         scale = fit_zscore(Scorer(part)(prompts, texts), part.dimensions)
         parts.append(Scaled(part, scale))
         units |= {
             name: f"a standard deviation of the base's answers, {std:.4g}"
             for name, std in zip(scale.dimensions, scale.std, strict=True)
         }
-    return Rewards(parts), units
-
-
-def plain_answers(band: Band, prompts: Sequence[Prompt], max_tokens: int, bar: Bar) -> list[str]:
-    """The base's greedy answers, which rewards count from."""
-    greedy = Sampling(temperature=0, max_tokens=max_tokens)
-    said = band.respond(prompts, [None] * len(prompts), "base", greedy, bar.task("answers of the base"))
-    return [completion.text for completion in said]
+    return Rewards(parts), units, texts
 
 
 def outcome(result: ControllerResult) -> str:
@@ -224,7 +240,10 @@ def held_out(
 ) -> HeldOut:
     """How a controller is measured: as it was trained, on other prompts."""
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed)
-    reference_PD = reward(prompts, plain_answers(band, prompts, config.max_tokens, bar)) if config.bt else None
+    reference_PD = None
+    if config.bt:
+        said = references(band, prompts, config.max_tokens, None, bar.task("answers of the base"))
+        reference_PD = reward(prompts, said)
     served = (replace(profile, strength=config.strength) for profile in profiles)
     return HeldOut(tuple(prompts), tuple(served), sampling, reward, reference_PD)
 
@@ -232,7 +251,8 @@ def held_out(
 def plans_of(band: Band, profiles: Sequence[Profile]) -> dict[str, list[Plan]]:
     """What is compared, by name: mope, fixed weights in its space, and the base.
 
-    Also mope without what it learned, where that is not fixed weights: it asks experts in words, or has another prior.
+    Also soup and mixture-log at the strengths that the band records as best for them. Also mope without what it
+    learned, where that is not fixed weights: it asks experts in words, or has another prior.
     """
     controller = band.controller
     assert controller is not None, "a controller was trained"
@@ -244,13 +264,26 @@ def plans_of(band: Band, profiles: Sequence[Profile]) -> dict[str, list[Plan]]:
         "mope": [band.plan(profile, "mope") for profile in profiles],
         f"mixture-{controller.space}": fixed,
         **({} if all(map(alike, untrained, fixed)) else {"untrained": untrained}),
+        **{name: plans for name, plans in at_best(band, profiles).items() if not all(map(alike, plans, fixed))},
         "base": [PLAIN],
     }
 
 
+def at_best(band: Band, profiles: Sequence[Profile]) -> dict[str, list[Plan]]:
+    """Plans of soup and mixture-log at the strengths that the band records; no soup of whole models."""
+    best = {name: band.file.strengths[name] for name in ("soup", "mixture-log") if name in band.file.strengths}
+    if band.whole.keys() - {CONTROLLER}:
+        best.pop("soup", None)
+    return {
+        f"{name}, strength {s:g}": [band.plan(replace(profile, strength=s), name) for profile in profiles]
+        for name, s in best.items()
+    }
+
+
 def alike(one: Plan, other: Plan) -> bool:
-    """Whether two plans mix the same rows, up to rounding."""
-    return one.rows == other.rows and np.allclose(one.coefficients, other.coefficients)
+    """Whether two plans mix the same rows in the same way, up to rounding."""
+    kinds = [(plan.rows, plan.space, plan.temper) for plan in (one, other)]
+    return kinds[0] == kinds[1] and np.allclose(one.coefficients, other.coefficients)
 
 
 def measure(band: Band, tested: HeldOut, seed: int, bar: Bar) -> dict[str, Any]:

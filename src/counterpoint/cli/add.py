@@ -33,6 +33,7 @@ def add(
     top: Annotated[str | None, typer.Option(help="How many likely tokens to ask of it (default 20), or all.")] = None,
     api_key_env: Annotated[str | None, typer.Option(help="The environment variable that holds its key.")] = None,
     on_failure: Annotated[str | None, typer.Option(help="If it does not answer: fail (default), or drop it.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for an answer (default 60).")] = None,
     trust_tokenizer: Annotated[
         bool, typer.Option("--trust-tokenizer", help="Take its token ids to be the base's without proof.")
     ] = False,
@@ -45,7 +46,7 @@ def add(
     from counterpoint.types import CounterpointError, Dimension
 
     wanted = Dimension(dimension, description, request)
-    options = {"top": parse_top(top), "api_key_env": api_key_env, "on_failure": on_failure}
+    options = {"top": parse_top(top), "api_key_env": api_key_env, "on_failure": on_failure, "timeout_s": timeout}
     given = {name: value for name, value in options.items() if value is not None}
     if remote_model is not None:
         endpoint = parse_endpoint(url=expert, model=remote_model, trust_tokenizer=trust_tokenizer, **given)
@@ -79,6 +80,7 @@ def add_remote(
     from counterpoint.models.assemble import Added, checked_base, describe, named_base, refuse_taken
     from counterpoint.models.band_file import BAND, ExpertEntry, add_endpoint, new_band
     from counterpoint.models.fit import Source
+    from counterpoint.models.load import check_family, load_tokenizer
     from counterpoint.profiles import check_name
     from counterpoint.types import Expert
 
@@ -89,6 +91,9 @@ def add_remote(
     base = (base or named_base(source)) if new else checked_base(band, base)
     if not (new or replace):
         refuse_taken(band, name)
+    if new:
+        check_family(base)
+        load_tokenizer(base)
     if check:
         check_server(ExpertEntry(name=name, dimension=dimension.name, endpoint=endpoint), base)
     if new:

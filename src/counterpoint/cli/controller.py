@@ -28,6 +28,7 @@ HEAD = "A column for each expert, or one made from an expert's description: work
 MODEL = "A small language model to start from, with the base's tokenizer; else the base, if below 10^9 parameters."
 SHARE = "Without --model: the size of a random one beside a base of 10^9 parameters or more."
 ETA = "REBEL: how far to move for a reward; larger is further."
+KEEP = "Log space keeps whole distributions of a round: refuse above so many GiB."
 KL = "Price of a nat away from the untrained mixture."
 
 
@@ -66,6 +67,7 @@ def train_controller(
     strength: Annotated[float, typer.Option(help="How far from the base; prob takes at most 1.")] = 1.0,
     temperature: Annotated[float, typer.Option(help="Of the answers.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    keep_gib: Annotated[float, typer.Option(help=KEEP)] = 8.0,
     holdout: Holdout = 0.2,
     seed: Seed = 0,
     threads: Threads = 0,
@@ -90,7 +92,7 @@ def train_controller(
         temper=temper, head=head, model=model, share=share, constant=constant, bt=not raw, strength=strength,
         temperature=temperature, max_tokens=max_tokens, prompts_per_iteration=prompts_per_iteration,
         algorithm=algorithm, iterations=iterations, samples=samples, epochs=epochs, minibatch=minibatch,
-        learning_rate=learning_rate, eta=eta, kl=kl, seed=seed,
+        learning_rate=learning_rate, eta=eta, kl=kl, seed=seed, keep_gib=keep_gib,
     )  # fmt: skip
     learning = LearnConfig(fingerprint(judges), holdout, skip_bad)
     place = folder or band / "controller"
@@ -109,12 +111,13 @@ def train_controller(
 
 
 def find_people(band: "Band", texts: Sequence[str]) -> list[Profile]:
-    """The people that were named, or one for each two dimensions; no one twice."""
+    """The people that were named, or one for each two dimensions; no one twice, by shares."""
     from counterpoint.build.controller import pairs_of
-    from counterpoint.profiles import format_profile, parse_profile
+    from counterpoint.compose.weighers.controller import unlike
+    from counterpoint.profiles import parse_profile
 
     if texts:
-        return list({format_profile(p): p for p in (parse_profile(text, band.dimensions) for text in texts)}.values())
+        return unlike(parse_profile(text, band.dimensions) for text in texts)
     people = pairs_of(band)
     tell(f"{len(people)} profiles: each two of the dimensions that have experts")
     return people

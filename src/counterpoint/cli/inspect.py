@@ -1,6 +1,7 @@
 """`counterpoint inspect`."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from rich.table import Table
 from counterpoint.cli.app import AsJson, BandFolder, app, out
 
 if TYPE_CHECKING:
-    from counterpoint.models.examine import Examined
+    from counterpoint.compose.weighers.controller import Controller
+    from counterpoint.models.examine import Base, Examined
 
 
 @app.command()
@@ -21,6 +23,7 @@ def inspect(band: BandFolder, as_json: AsJson = False) -> None:
 
     found = examine(band)
     controller = controller_of(band, found)
+    ask_servers(found)
     if as_json:
         print(json.dumps(as_dict(found) | {"controller": controller}, indent=1))
     else:
@@ -40,13 +43,39 @@ def controller_of(band: Path, found: "Examined") -> dict[str, Any] | None:
     log = found.attempt(lambda: read_json(folder / LOG)) if folder.exists() else None
     if controller is None or not log:
         return None
+    if controller.constants is None:
+        found.attempt(lambda: check_model_of(folder, controller, found.base))
     known = {entry.name for entry in found.file.experts} & set(controller.experts)
-    if len(known) < 2:
+    if controller.head == "linear" and len(known) < 2:
         weighed = ", ".join(controller.experts)
         found.problems.append(f"{folder}: weighs {weighed}, of which the band has {len(known)}; train it again")
     trained = {"iterations": len(log), "last_reward": log[-1]["reward"]}
     kind = "transformer" if controller.constants is None else "constants"
     return {"kind": kind, **controller.model_dump(exclude={"constants"}), **trained}
+
+
+def ask_servers(found: "Examined") -> None:
+    """Try each endpoint for a few seconds; what is wrong with it, as a key that is not set, joins the problems."""
+    remote = [entry for entry in found.file.experts if entry.endpoint is not None]
+    if remote:
+        from counterpoint.decode.remote import look
+
+        for entry in remote:
+            found.attempt(partial(look, entry))
+
+
+def check_model_of(folder: Path, controller: "Controller", base: "Base") -> None:
+    """Refuse a controller whose model cannot be loaded or reads another vocabulary; nothing without a base."""
+    import torch
+    from transformers import AutoConfig
+
+    from counterpoint.compose.weighers.controller import check_vocabulary, load_parts
+
+    if base.path is None or base.ids is None:
+        return
+    config = AutoConfig.from_pretrained(base.path)
+    model = load_parts(folder, controller, lambda names: torch.zeros(len(names), config.hidden_size))
+    check_vocabulary(folder, model, min(base.ids, config.vocab_size))
 
 
 def as_dict(found: "Examined") -> dict[str, object]:

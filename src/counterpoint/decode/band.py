@@ -5,7 +5,8 @@ band.chat("What does the owl eat?", profile="concise=1, friendly=0.5")
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from counterpoint.compose import mixture, moe, route, soup
 from counterpoint.compose.plan import CONTROLLER, Plan, Row
 from counterpoint.compose.weighers.constant import constant
-from counterpoint.compose.weighers.controller import Controller, load_parts, read_controller
+from counterpoint.compose.weighers.controller import Controller, check_vocabulary, load_parts, read_controller
 from counterpoint.data.chat import prompt_ids, with_request
 from counterpoint.decode.engine import Engine, Request
 from counterpoint.decode.rows import Rows
@@ -55,7 +56,8 @@ class Band:
         self.tokenizer = tokenizer
         self.bank = bank
         self.whole = dict(whole)
-        self.controller: Controller | None = None
+        self._controller: Controller | None = None
+        self._unread: Path | None = None
         self.max_rows = max_rows
         self.experts = file.typed_experts()
         self.dimensions = tuple(entry.name for entry in file.dimensions)
@@ -77,7 +79,8 @@ class Band:
         paths = {entry.name: expert_path(folder, entry) for entry in file.experts}
         band = cls._of(file, base_path(folder, file), paths, dtype, device, max_rows)
         if (folder / "controller").exists():
-            band.load_controller(folder / "controller")
+            band._unread = folder / "controller"
+            band.engine = band._engine()
         return band
 
     @classmethod
@@ -137,30 +140,57 @@ class Band:
                 bank.add(expert.name, read_adapter(Path(paths[expert.name])))
         return cls(file, model, tokenizer, bank, whole, max_rows)
 
+    @property
+    def controller(self) -> Controller | None:
+        """What steers the method mope. That of the band's folder is read when it is first asked for.
+
+        Raises CounterpointError that names the file at fault, every time: the rest of the band works without it.
+        """
+        if self._unread is not None:
+            self._take(*self.open_controller(self._unread))
+        return self._controller
+
     def load_controller(self, folder: str | Path) -> None:
         """Let the method mope be steered by the controller of a folder that `counterpoint train controller` made."""
-        controller = read_controller(Path(folder))
+        self.steer(*self.open_controller(Path(folder)))
+
+    def open_controller(self, folder: Path) -> tuple[Controller, ControllerModel | None]:
+        """The controller of a folder, and its model where it has one; CounterpointError names the file at fault."""
+        controller = read_controller(folder)
         if controller.head == "described":
             controller = controller.model_copy(update={"experts": [expert.name for expert in self.experts]})
         if controller.constants is not None:
-            return self.steer(controller)
-        model = load_parts(Path(folder), controller, self.describe, self.model.dtype, self.model.device)
-        known, needed = int(model.model.config.vocab_size), self._vocabulary()
-        if known < needed:  # more is no hindrance: heads may be padded
-            raise CounterpointError(
-                f"{folder}: this controller reads a vocabulary of {known} ids, and the base's has {needed}; it belongs "
-                "to another band: train one for this band"
-            )
-        return self.steer(controller, model)
+            return controller, None
+        model = load_parts(folder, controller, self.describe, self.model.dtype, self.model.device)
+        check_vocabulary(folder, model, self._vocabulary())
+        return controller, model
 
     def steer(self, controller: Controller, model: ControllerModel | None = None) -> None:
         """Let the method mope be steered by a controller; no `model` is needed for constants."""
-        self.controller = controller
+        self._take(controller, model)
+        self.engine = self._engine()
+
+    @contextmanager
+    def steered_by(self, controller: Controller, model: ControllerModel | None = None) -> Iterator[None]:
+        """Inside the block the method mope is steered by this controller, afterwards as it was before."""
+        before = self._controller, self._unread, self.whole.get(CONTROLLER)
+        self.steer(controller, model)
+        try:
+            yield
+        finally:
+            self._controller, self._unread, former = before
+            self.whole.pop(CONTROLLER, None)
+            if former is not None:
+                self.whole[CONTROLLER] = former
+            self.engine = self._engine()
+
+    def _take(self, controller: Controller, model: ControllerModel | None) -> None:
+        """Into the engine that is there, where no controller was before: requests may be under way."""
+        self._controller, self._unread = controller, None
         self.whole.pop(CONTROLLER, None)
         if model is not None:
             longest = int(model.model.config.max_position_embeddings)
             self.whole[CONTROLLER] = Whole(self.tokenizer, longest, lambda: Rows(model.model, model))
-        self.engine = self._engine()
 
     def describe(self, experts: Sequence[str]) -> torch.Tensor:
         """What a described head knows of experts, `[K, I]`: the base's mean hidden states over what they are for."""
@@ -172,7 +202,7 @@ class Band:
         rows = Rows(self.model, self.bank)
         longest = [expert.longest for name, expert in self.whole.items() if name != CONTROLLER]
         return Engine(
-            Several(rows, self.whole, self._vocabulary()) if self.whole else rows,
+            Several(rows, self.whole, self._vocabulary()) if self.whole or self._unread else rows,
             self._text,
             end_tokens(self.model.generation_config.eos_token_id, self.tokenizer),
             max([self.longest, *longest]),
@@ -299,15 +329,11 @@ class Band:
         return max(scored, key=lambda e: sum(w * e.scores.get(d, 0.0) for d, w in profile.weights.items())).name
 
     def _controlled(self, profile: Profile) -> Plan:
-        if self.controller is None:
+        controller = self.controller
+        if controller is None:
             raise CounterpointError("this band has no controller; `counterpoint train controller` makes one")
-        for name, (low, high) in self.bounds.items():
-            if low > 0 or (0 < high < profile.strength):
-                raise CounterpointError(
-                    f"mope weighs experts anew at every token, and keeps no floor and no cap but 0; the band's bounds "
-                    f"have {low:g} <= {name} <= {high:g}; use mixture-prob"
-                )
-        return self.controller.plan(profile, self.experts)
+        controller.check_bounds(self.bounds, profile.strength)
+        return controller.plan(profile, self.experts)
 
     def _alone(self, expert: str, strength: float) -> float:
         return alone(next(e.dimension for e in self.experts if e.name == expert), strength, self.bounds)

@@ -4,16 +4,17 @@ vLLM and llama.cpp's server name tokens by their ids, SGLang and others by their
 than one id, or for none, tells nothing: its probability goes to the tokens that were not reported.
 """
 
+import asyncio
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import httpx2
 import torch
-from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
@@ -26,6 +27,8 @@ RETRIES = 3
 SLACK = 1e-3
 """How far the probabilities of a reply may add up to more than one."""
 
+REPLY = httpx2.Response
+
 TOKEN_ID = "token_id:"
 BY_ID = {"return_tokens_as_token_ids": True}
 """What makes vLLM name a token by `TOKEN_ID` and its id; llama.cpp's server does so anyway."""
@@ -33,8 +36,33 @@ BY_ID = {"return_tokens_as_token_ids": True}
 NO_KEY = "none"
 """What a server gets that wants no key, lest the client take one for OpenAI from the environment."""
 
+CONNECT_S = 10.0
+"""How long to wait for a connection: a server that is not there is no slow one."""
+
+MOST_BYTES = 64 * 2**20
+"""The longest reply that is read; one with all of a vocabulary of 256,000 tokens takes about half."""
+
+MOST_SAID = 300
+"""Characters of what a server says that a message repeats."""
+
 ABSENT = (404, 405, 501)
 REFUSED = (400, 422)
+BUSY = (408, 409, 429, 500, 502, 503, 504)
+
+LEAST_REST = 2.0**-24
+"""What tokens that were not reported have at least: less is lost when the others are rounded to float32."""
+
+
+class Unreachable(CounterpointError):
+    """A server that does not answer now, and may do so later."""
+
+
+class Unwanted(ValueError):
+    """A reply that is not read, and what to do about it."""
+
+    def __init__(self, said: str, remedy: str) -> None:
+        super().__init__(said)
+        self.remedy = remedy
 
 
 class _Top(BaseModel):
@@ -98,26 +126,30 @@ class Endpoint:
     Every method that asks raises CounterpointError with the expert, the address, what went wrong and what to do.
     """
 
-    def __init__(self, expert: str, entry: EndpointEntry, tokenizer: Any, vocabulary: int) -> None:
+    def __init__(
+        self, expert: str, entry: EndpointEntry, tokenizer: Any, vocabulary: int, retries: int = RETRIES
+    ) -> None:
         self.expert = expert
         self.entry = entry
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
+        self.attempts = retries + 1
         self._key = api_key(expert, entry)
         self._by_id = BY_ID
         self.client = AsyncOpenAI(
             base_url=entry.url,
             api_key=self._key or NO_KEY,
-            timeout=entry.timeout_s,
-            max_retries=RETRIES,
+            timeout=httpx2.Timeout(entry.timeout_s, connect=min(entry.timeout_s, CONNECT_S)),
+            max_retries=retries,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_guard]}),
         )
         self.client.organization = self.client.project = None  # the client takes OpenAI's from the environment
 
     async def models(self) -> list[_Listed]:
         """The models that the server offers."""
         with self._telling("list its models"):
-            reply = await self.client.get("/models", cast_to=httpx2.Response)
-            return _Models.model_validate_json(reply.content).data
+            return _Models.model_validate_json(await self._content(self.client.get("/models", cast_to=REPLY))).data
 
     async def next_logp(self, context: Sequence[int]) -> Tensor:
         """The log-distribution after a context of token ids, `[V + 1]`; see `with_rest`."""
@@ -131,12 +163,12 @@ class Endpoint:
         body = {"model": self.entry.model, "tokens": list(tokens)}
         with self._telling("turn token ids into text"):
             try:
-                reply = await self.client.post(address, cast_to=httpx2.Response, body=body)
+                content = await self._content(self.client.post(address, cast_to=REPLY, body=body))
             except APIStatusError as error:
                 if error.status_code in ABSENT:
                     return None
                 raise
-            found = _Text.model_validate_json(reply.content)
+            found = _Text.model_validate_json(content)
             return next((text for text in (found.prompt, found.content, found.text) if text is not None), None)
 
     async def echo_of(self, tokens: Sequence[int]) -> str | None:
@@ -164,8 +196,13 @@ class Endpoint:
 
     async def _complete(self, context: Sequence[int], **options: Any) -> _Completion:
         body = {"model": self.entry.model, "prompt": list(context), "max_tokens": 1, "temperature": 0, **options}
-        reply = await self.client.post("/completions", cast_to=httpx2.Response, body=body)
-        return _Completion.model_validate_json(reply.content)
+        content = await self._content(self.client.post("/completions", cast_to=REPLY, body=body))
+        return _Completion.model_validate_json(content)
+
+    async def _content(self, asking: Awaitable[httpx2.Response]) -> bytes:
+        """A reply, in the time for all attempts: one that comes in drops would never be too late for the client."""
+        async with asyncio.timeout(self.attempts * self.entry.timeout_s):
+            return (await asking).content
 
     def _reported(self, logprobs: _Logprobs | None) -> dict[int, float]:
         if logprobs is not None and logprobs.content:
@@ -184,17 +221,20 @@ class Endpoint:
     def _ids(self) -> dict[str, int | None]:
         return ids_by_text(self.tokenizer, self.vocabulary)
 
+    def quoted(self, said: str) -> str:
+        """What the server said, fit for a message; see `quoted`."""
+        return quoted(said, self._key)
+
     @contextmanager
     def _telling(self, task: str) -> Iterator[None]:
         """What goes wrong inside, as one message."""
         try:
             yield
-        except (APIError, ValidationError, ValueError) as error:
+        except (APIError, ValidationError, ValueError, TimeoutError) as error:
             entry = self.entry
-            said = what_went_wrong(error, entry.timeout_s)
-            if self._key:
-                said = said.replace(self._key, "***")
-            raise CounterpointError(
+            said = self.quoted(what_went_wrong(error, entry.timeout_s, self.attempts))
+            kind = Unreachable if may_pass(error) else CounterpointError
+            raise kind(
                 f"expert {self.expert!r} at {entry.url} (model {entry.model!r}) did not {task}: {said}; {remedy(error)}"
             ) from None
 
@@ -203,27 +243,43 @@ def api_key(expert: str, entry: EndpointEntry) -> str | None:
     """The key in the environment variable that an entry names, if it names one."""
     if entry.api_key_env is None:
         return None
-    key = os.environ.get(entry.api_key_env, "").strip()
+    name = entry.api_key_env
+    key = os.environ.get(name, "").strip()
     if not key:
         raise CounterpointError(
-            f"expert {expert!r} at {entry.url}: its key is to be in the environment variable {entry.api_key_env}, "
+            f"expert {expert!r} at {entry.url}: its key is to be in the environment variable {name}, "
             "which is not set; export it"
+        )
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise CounterpointError(
+            f"expert {expert!r} at {entry.url}: the key in the environment variable {name} has characters that no key "
+            "has, such as spaces or line ends; export the key alone"
         )
     return key
 
 
-def what_went_wrong(error: Exception, timeout_s: float) -> str:
-    """An error of the client or of reading a reply, in one line."""
+def may_pass(error: Exception) -> bool:
+    """Whether a server is away or busy, rather than one that does not answer as it should."""
     if isinstance(error, APIStatusError):
-        return f"status {error.status_code}, {_one_line(_of_server(error))}"
-    if isinstance(error, APITimeoutError):
-        return f"no answer in {timeout_s:g} s, asked {RETRIES + 1} times"
+        return error.status_code in BUSY
+    return isinstance(error, APIConnectionError | TimeoutError)
+
+
+def what_went_wrong(error: Exception, timeout_s: float, attempts: int) -> str:
+    """An error of the client or of reading a reply, after so many attempts of so many seconds."""
+    times = "once" if attempts == 1 else f"{attempts} times"
+    if isinstance(error, APIStatusError):
+        return f"status {error.status_code}, {_of_server(error)}"
+    if isinstance(error, TimeoutError):
+        return f"no whole answer in {attempts * timeout_s:g} s"
+    if isinstance(error, APITimeoutError) and not isinstance(error.__cause__, httpx2.ConnectTimeout):
+        return f"no answer in {timeout_s:g} s, asked {times}"
     if isinstance(error, APIConnectionError):
-        return f"no connection, tried {RETRIES + 1} times ({_one_line(str(error.__cause__ or error))})"
+        return f"no connection, tried {times} ({str(error.__cause__ or '') or error})"
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"its reply is not what was expected ({'.'.join(map(str, first['loc']))}: {first['msg']})"
-    return _one_line(str(error))
+    return str(error)
 
 
 def remedy(error: Exception) -> str:
@@ -235,7 +291,9 @@ def remedy(error: Exception) -> str:
         return "see that the address is right; most end with /v1"
     if status in REFUSED:
         return "see what the server allows, such as vLLM's --max-logprobs, or set a smaller top"
-    if status is None and not isinstance(error, APIError):
+    if isinstance(error, Unwanted):
+        return error.remedy
+    if not isinstance(error, APIError | TimeoutError):
         return "use a server that answers completions with logprobs, such as vLLM or llama.cpp's"
     return 'see that the server is up, or let the others answer without it with on_failure "drop"'
 
@@ -249,27 +307,62 @@ def _of_server(error: APIStatusError) -> str:
     return str(found or error.message)
 
 
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:300] + "..."
+def quoted(said: str, key: str | None = None) -> str:
+    """What a server said, fit for a message: one line of printable characters, without the key, and not too long."""
+    line = "".join(character for character in " ".join(said.split()) if character.isprintable())
+    if key:
+        line = line.replace(key, "***")
+    return line if len(line) <= MOST_SAID else line[:MOST_SAID] + "..."
+
+
+async def _guard(reply: httpx2.Response) -> None:
+    """Refuse a reply that sends elsewhere, where neither prompt nor key is meant to go, and cut one without end."""
+    if reply.is_redirect:
+        elsewhere = reply.headers.get("location", "another address")
+        raise Unwanted(f"it sends to {elsewhere}", "name that address itself, if it is to be trusted")
+    if reply.headers.get("content-encoding", "identity") != "identity":
+        # the bytes that are counted would not be those that they become
+        raise Unwanted("its reply is compressed, which was not asked for", "turn compression off at the server")
+    if isinstance(reply.stream, httpx2.AsyncByteStream):
+        reply.stream = _Capped(reply.stream)
+
+
+class _Capped(httpx2.AsyncByteStream):
+    """The bytes of a reply. Raises `Unwanted` where they are more than `MOST_BYTES`."""
+
+    def __init__(self, whole: httpx2.AsyncByteStream) -> None:
+        self.whole = whole
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        read = 0
+        async for part in self.whole:
+            read += len(part)
+            if read > MOST_BYTES:
+                raise Unwanted(f"its reply has more than {MOST_BYTES:,} bytes", "set a smaller top")
+            yield part
+
+    async def aclose(self) -> None:
+        await self.whole.aclose()
 
 
 def with_rest(reported: Mapping[int, float], vocabulary: int) -> Tensor:
     """A log-distribution over the vocabulary and the rest, `[V + 1]` in float32.
 
     Tokens that were not reported are at -inf, and the last place holds the log of what they have together:
-    log(1 - sum p), -inf where every token was reported. Ids beyond the vocabulary, of padded heads, are no tokens: what
-    they have goes to the rest, or where there is none is cut, as of a model here. Raises ValueError for probabilities
-    that add up to more than 1 + `SLACK`, or are not numbers.
+    log max(1 - sum p, `LEAST_REST`), -inf where every token was reported. Ids beyond the vocabulary, of padded heads,
+    are no tokens: what they have goes to the rest, or where there is none is cut, as of a model here. Raises ValueError
+    where no token is known, and for probabilities that add up to more than 1 + `SLACK`, or are not numbers.
     """
     known = {token: logp for token, logp in reported.items() if 0 <= token < vocabulary}
+    if not known:
+        raise ValueError("none of the tokens that it reports can be told to be one of the base's")
     logp_R = torch.full((vocabulary + 1,), -math.inf, dtype=torch.float64)
     logp_R[list(known)] = torch.tensor(list(known.values()), dtype=torch.float64)
     mass = logp_R.exp().sum().item()
     if not mass <= 1 + SLACK:
         raise ValueError(f"the probabilities that it reports add up to {mass:g}, expected at most 1")
-    if mass < 1 and len(known) < vocabulary:
-        logp_R[-1] = math.log1p(-mass)
+    if len(known) < vocabulary:
+        logp_R[-1] = math.log(max(1 - mass, LEAST_REST))
     return torch.log_softmax(logp_R, dim=-1).float()
 
 

@@ -15,13 +15,19 @@ import torch
 from openai import AsyncOpenAI
 from torch import Tensor
 
-from counterpoint.decode.endpoint import Endpoint
+from counterpoint.decode.endpoint import Endpoint, Unreachable
 from counterpoint.decode.several import Whole
-from counterpoint.models.band_file import ExpertEntry
+from counterpoint.models.band_file import EndpointEntry, ExpertEntry
 from counterpoint.types import CounterpointError
 
 IDS_COMPARED = 500
 IDS_AT_ONCE = 50
+LAST_COMPARED = 50
+"""The last ids, where what was added to a tokenizer lies, and as many special ones."""
+
+LOOK_S = 3.0
+"""Seconds that a look at a server may take."""
+
 NO_CHARACTER = "\ufffd"
 """What the bytes of a part of a character are shown as, unlike from server to server."""
 
@@ -43,12 +49,14 @@ class RemoteRows:
     """`Background` over an endpoint, which is sent a row's whole context at each step: prefix caching is the server's.
 
     A request that fails, after the client's retries, fails the step. With on_failure "drop" its row is -inf alone from
-    then on instead, which is said in a warning once; a row that joins later is asked for again.
+    then on instead, which is said in a warning, once until all rows have left; a row that joins later is asked for
+    again. An endpoint that is not `proved` is when rows join; it may fail or be dropped then.
     """
 
-    def __init__(self, endpoint: Endpoint, longest: int) -> None:
+    def __init__(self, endpoint: Endpoint, longest: int, proved: bool = True) -> None:
         self.endpoint = endpoint
         self.longest = longest
+        self._proved = proved
         self._rows: list[_Row] = []
         self._warned = False
 
@@ -57,14 +65,31 @@ class RemoteRows:
         return self.endpoint.vocabulary
 
     def join(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
-        """Append rows. Raises CounterpointError for a context that the server has no room for; then none joins."""
+        """Append rows. Raises CounterpointError for a context that the server has no room for; then none joins.
+
+        And, where the endpoint is not proved, what `probe` raises.
+        """
+        lost = not self._prove()
         for context in contexts:
             if not 0 < len(context) < self.longest:
                 raise CounterpointError(
                     f"a prompt of {len(context)} tokens: expert {self.endpoint.expert!r} takes 1 to {self.longest - 1} "
                     "and a response"
                 )
-        self._rows += [_Row(list(context[:-1])) for context in contexts]
+        self._rows += [_Row(list(context[:-1]), lost) for context in contexts]
+
+    def _prove(self) -> bool:
+        """Whether the endpoint is proved, now if not before."""
+        if not self._proved:
+            try:
+                self.longest = probe(self.endpoint) or self.longest
+            except Unreachable as error:
+                if self.endpoint.entry.on_failure == "fail":
+                    raise
+                self._warn(error)
+                return False
+            self._proved = True
+        return True
 
     def start(self, tokens_B: Sequence[int]) -> "Future[Tensor]":
         """Begin a step: one request per row, all at once; its result is `[B, V + 1]`, see `with_rest`.
@@ -82,6 +107,7 @@ class RemoteRows:
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
         self._rows = [self._rows[row] for row in rows]
+        self._warned = self._warned and bool(rows)
 
     async def _step(self, rows: Sequence[_Row]) -> Tensor:
         return torch.stack(await together([self._next_logp(row) for row in rows]))
@@ -99,17 +125,27 @@ class RemoteRows:
 
     def _warn(self, error: CounterpointError) -> None:
         if not self._warned:
-            warnings.warn(f"answers go on without it: {error}", stacklevel=2)
+            warn(f"answers go on without it: {error}")
         self._warned = True
+
+
+def warn(message: str) -> None:
+    """Warn also of what was warned of before: each batch of requests may lose an expert anew."""
+    warnings.warn_explicit(message, UserWarning, __file__, lineno=0, module=__name__)
 
 
 def remote_whole(entry: ExpertEntry, tokenizer: Any, vocabulary: int, longest: int) -> Whole:
     """An expert behind an endpoint, after `probe`; it has the base's tokenizer, and its length unless it says its own.
 
-    Raises what `probe` raises, whatever `on_failure` is: that is for a server that is lost later.
+    A server that cannot be reached is warned of, and proved when rows first join. Raises what else `probe` raises,
+    whatever `on_failure` is: that is for a server that is lost, not for a wrong one.
     """
     endpoint = _endpoint(entry, tokenizer, vocabulary)
-    reach = probe(endpoint) or longest
+    try:
+        reach = probe(endpoint) or longest
+    except Unreachable as error:
+        warn(f"{error}; it is asked again when it is first needed")
+        return Whole(tokenizer, longest, lambda: RemoteRows(endpoint, longest, proved=False), remote=True)
     return Whole(tokenizer, reach, lambda: RemoteRows(endpoint, reach), remote=True)
 
 
@@ -118,12 +154,27 @@ def check_remote(entry: ExpertEntry, tokenizer: Any, vocabulary: int) -> None:
     probe(_endpoint(entry, tokenizer, vocabulary))
 
 
+def look(entry: ExpertEntry) -> None:
+    """Raise CounterpointError where a server does not offer an expert's model now, asked once for `LOOK_S` at most."""
+    found = _described(entry)
+    brief = found.model_copy(update={"timeout_s": min(found.timeout_s, LOOK_S)})
+    endpoint = Endpoint(entry.name, brief, None, 0, retries=0)
+    try:
+        result_of(begin(_longest(endpoint)))
+    finally:
+        _close(endpoint.client)
+
+
 def _endpoint(entry: ExpertEntry, tokenizer: Any, vocabulary: int) -> Endpoint:
-    if entry.endpoint is None:
-        raise ValueError(f"expert {entry.name!r} has no endpoint")
-    endpoint = Endpoint(entry.name, entry.endpoint, tokenizer, vocabulary)
+    endpoint = Endpoint(entry.name, _described(entry), tokenizer, vocabulary)
     weakref.finalize(endpoint, _close, endpoint.client).atexit = False
     return endpoint
+
+
+def _described(entry: ExpertEntry) -> EndpointEntry:
+    if entry.endpoint is None:
+        raise ValueError(f"expert {entry.name!r} has no endpoint")
+    return entry.endpoint
 
 
 def _close(client: AsyncOpenAI) -> None:
@@ -154,7 +205,7 @@ async def _longest(endpoint: Endpoint) -> int | None:
     if found is None:
         raise CounterpointError(
             f"expert {endpoint.expert!r}: {endpoint.entry.url} offers no model {endpoint.entry.model!r}; it offers: "
-            f"{', '.join(models) or 'none'}"
+            f"{endpoint.quoted(', '.join(models)) or 'none'}"
         )
     base = models.get(found.parent or "")
     return found.longest or (base.longest if base else None)
@@ -169,6 +220,10 @@ async def _check_tokenizer(endpoint: Endpoint, ids: Sequence[int]) -> None:
             texts = await together([read([token]) for token in part])
             for token, text in zip(part, texts, strict=True):
                 _check_token(endpoint, token, text)
+    special = special_ids(endpoint.tokenizer, endpoint.vocabulary)
+    for token, text in zip(special, await together([read([token]) for token in special]), strict=True):
+        if text and text.strip():  # some servers leave out what is no text to people
+            _check_token(endpoint, token, text)
 
 
 def _check_token(endpoint: Endpoint, token: int, theirs: str | None) -> None:
@@ -176,7 +231,7 @@ def _check_token(endpoint: Endpoint, token: int, theirs: str | None) -> None:
     if not _alike(theirs, ours):
         raise CounterpointError(
             f"expert {endpoint.expert!r}: {endpoint.entry.url} has another tokenizer than the base: token {token} is "
-            f"{theirs!r} there and {ours!r} here; experts can only be mixed over the same tokens"
+            f"{endpoint.quoted(repr(theirs))} there and {ours!r} here; experts can only be mixed over the same tokens"
         )
 
 
@@ -202,10 +257,20 @@ def _alike(theirs: str | None, ours: str) -> bool:
 
 
 def ordinary_ids(tokenizer: Any, vocabulary: int) -> list[int]:
-    """Some `IDS_COMPARED` ids spread over a vocabulary, without special tokens and those for a part of a character."""
+    """Some `IDS_COMPARED` ids spread over a vocabulary and the `LAST_COMPARED`, in order.
+
+    Without special tokens and those for a part of a character.
+    """
     special = set(tokenizer.all_special_ids)
     spread = range(0, vocabulary, math.ceil(vocabulary / IDS_COMPARED))
-    return [token for token in spread if token not in special and NO_CHARACTER not in tokenizer.decode([token])]
+    chosen = sorted({*spread, *range(max(vocabulary - LAST_COMPARED, 0), vocabulary)})
+    return [token for token in chosen if token not in special and NO_CHARACTER not in tokenizer.decode([token])]
+
+
+def special_ids(tokenizer: Any, vocabulary: int) -> list[int]:
+    """Up to `LAST_COMPARED` special tokens, first that which ends a text."""
+    ids = dict.fromkeys([tokenizer.eos_token_id, *tokenizer.all_special_ids])
+    return [token for token in ids if token is not None and token < vocabulary][:LAST_COMPARED]
 
 
 @cache

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from counterpoint.artifacts import MANIFEST, hash_files, publish, read_json, write_json
 from counterpoint.models.adapter import CONFIG, TENSORS, read_adapter
@@ -18,6 +20,9 @@ from counterpoint.profiles.bounds import as_pairs
 from counterpoint.types import CounterpointError, Dimension, Expert
 
 BAND = "band.json"
+
+KEYS = "COUNTERPOINT_KEY"
+"""How the environment variables of keys start: a band from elsewhere must not be able to send another secret away."""
 
 VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Files that say which token an id is."""
@@ -42,11 +47,12 @@ class EndpointEntry(_Strict):
     """A model that a server offers at `url`, as in http://host:8000/v1, by the OpenAI-compatible completions API.
 
     `top` is how many of the likeliest tokens it is asked for, `api_key_env` names the environment variable that holds
-    the key, `timeout_s` is in seconds, and with `trust_tokenizer` its token ids are taken to be the base's unproved.
+    the key (see `KEYS`), `timeout_s` is in seconds, and with `trust_tokenizer` its token ids are taken to be the base's
+    unproved.
     """
 
     url: str
-    model: str
+    model: Annotated[str, Field(min_length=1)]
     top: int | Literal["all"] = 20
     api_key_env: str | None = None
     on_failure: Literal["fail", "drop"] = "fail"
@@ -56,19 +62,47 @@ class EndpointEntry(_Strict):
     @field_validator("top", mode="before")
     @classmethod
     def _some(cls, top: object) -> object:
-        if top != "all" and not (isinstance(top, int) and top >= 1):
+        if top != "all" and not (isinstance(top, int) and not isinstance(top, bool) and top >= 1):
             raise ValueError(f"{top!r} is neither a number from 1 nor all")
         return top
 
     @field_validator("url")
     @classmethod
     def _plain(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is no address of a server; expected one such as http://host:8000/v1")
-        if parts.username or parts.password or parts.query:
+        if any(mark in url for mark in "@?#"):
             raise ValueError("an address without a key in it is expected; the key goes into an environment variable")
+        if not _is_address(url):
+            raise ValueError(f"{url!r} is no address of a server; expected one such as http://host:8000/v1")
         return url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _secret(cls, name: str | None, found: ValidationInfo) -> str | None:
+        if name is None:
+            return None
+        if not re.fullmatch(KEYS + "[A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r} is no variable for keys; expected {KEYS}, or one that starts so: {KEYS}_VLLM")
+        parts = urlsplit(found.data.get("url", ""))
+        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            raise ValueError(f"a key would go to {parts.hostname} where all can read it; use https")
+        return name
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = url.isprintable() and " " not in url
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class ExpertEntry(_Strict):
@@ -225,7 +259,7 @@ def record_model(folder: Path, model: str) -> Record:
 
 def _explain(error: ValidationError) -> str:
     def line(item: Any) -> str:
-        return f"{'.'.join(map(str, item['loc'])) or 'top level'}: {item['msg'].lower()}"
+        return f"{'.'.join(map(str, item['loc'])) or 'top level'}: {item['msg'][:1].lower()}{item['msg'][1:]}"
 
     return "; ".join(line(item) for item in error.errors())
 

@@ -11,12 +11,12 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from counterpoint.artifacts import hash_files, make_once, read_json, write_json
+from counterpoint.artifacts import MANIFEST, hash_files, make_once, read_json, write_json
 from counterpoint.compose.plan import Plan, Row, Space, Temper
 from counterpoint.compose.weighers.controller import (
     Controller,
@@ -25,6 +25,7 @@ from counterpoint.compose.weighers.controller import (
     Prior,
     Prompting,
     new_model,
+    unlike,
     write_controller,
 )
 from counterpoint.data.responses import prompt_column
@@ -52,7 +53,8 @@ class ControllerConfig:
     than 10^9 parameters, else a random one of `share` of its size. `constant` learns fixed logits for each profile
     instead. `bt` turns scores into probabilities of beating the reference response; without, they are rewards as they
     are. Each iteration asks `prompts_per_iteration` prompts, for a profile each, `samples` times, at most `max_tokens`.
-    The other fields are those of `on_policy.LoopConfig`.
+    In log space whole distributions are kept of an iteration, at most `keep_gib` GiB. The other fields are those of
+    `on_policy.LoopConfig`.
     """
 
     band: str
@@ -69,6 +71,7 @@ class ControllerConfig:
     strength: float = 1.0
     temperature: float = 1.0
     max_tokens: int = 128
+    keep_gib: float = 8.0
     prompts_per_iteration: int = 64
     algorithm: Algorithm = "rebel"
     iterations: int = 8
@@ -95,6 +98,10 @@ class ControllerConfig:
             raise CounterpointError(f"strength is {self.strength:g}; it must be above 0, such as 1")
         if self.constant and self.head == "described":
             raise CounterpointError("head is 'described', and constants have no head; leave one of the two out")
+        if self.constant and self.model:
+            raise CounterpointError(f"model is {self.model!r}, and constants have no model; leave one of the two out")
+        if self.constant and self.algorithm == "ppo":
+            raise CounterpointError("algorithm is 'ppo', which needs a critic, and constants read nothing; use 'rebel'")
         if not 0 < self.share < 1:
             raise CounterpointError(f"share is {self.share:g}; it must lie between 0 and 1, such as 0.02")
         if not self.temperature > 0:
@@ -124,15 +131,19 @@ def train_controller(
     out: Path,
     progress: Progress | None = None,
     judged_by: str = "",
+    answers: Sequence[str] | None = None,
 ) -> ControllerResult:
     """Train a controller of the band's experts for these profiles and write it to `out`; it then steers the band.
 
     A unit of `reward` is a logit of preference, as it is for a Bradley-Terry model; `judged_by` tells it from others of
-    its class and dimensions, where a controller is in `out` already. A run that was killed goes on after its last
-    iteration. Raises CounterpointError for a dimension that `reward` does not score, and for what `ControllerConfig`,
-    `Controller.plan` and `learn` refuse.
+    its class and dimensions, where a controller is in `out` already. `answers` are the `references` of the prompts,
+    where they are known. Of profiles that differ in no share the first counts. A run that was killed goes on after its
+    last iteration; where training fails, the band is steered as it was before. Raises CounterpointError for a dimension
+    that `reward` does not score, and for what `ControllerConfig`, `check_kept`, `Controller.plan` and `learn` refuse.
     """
     controller = new_controller(band, config, profiles)
+    check_kept(band, config)
+    profiles = unlike(replace(profile, strength=config.strength) for profile in profiles)
     weights_RD = profile_weights(profiles, reward.dimensions)
     inputs = {
         "band": hash_files(
@@ -144,17 +155,21 @@ def train_controller(
     }
 
     def make(scratch: Path) -> None:
-        ref_PD = reward(prompts, references(band, prompts, config.max_tokens, scratch / "work"))
+        ref_PD = None
+        if config.bt:
+            said = answers or references(band, prompts, config.max_tokens, scratch / "work")
+            ref_PD = reward(prompts, said)
         model = untrained(band, config, controller, len(profiles))
-        earned = reward_of(reward, prompts, weights_RD, ref_PD if config.bt else None)
-        band.steer(controller, model if isinstance(model, ControllerModel) else None)
+        earned = reward_of(reward, prompts, weights_RD, ref_PD)
+        transformer = model if isinstance(model, ControllerModel) else None
         critic = config.algorithm == "ppo"
         learner = MopeLearner(band, controller, model, prompts, profiles, earned, config, critic)
-        log = learn(learner, config, scratch / "work", progress)
-        trained = model.eval() if isinstance(model, ControllerModel) else None
-        write_controller(scratch, learner.current(), trained)
+        with band.steered_by(controller, transformer):
+            log = learn(learner, config, scratch / "work", progress)
+        write_controller(scratch, learner.current(), transformer and transformer.eval())
         write_json(scratch / LOG, list(log))
 
+    forget_damaged(band, out)
     fresh = make_once(out, config, inputs, make)
     band.load_controller(out)
     return ControllerResult(out, tuple(read_json(out / LOG)), fresh)
@@ -200,11 +215,47 @@ def untrained(
     return new_model(controller, trunk.to(band.model.device), band.describe)
 
 
-def references(band: Band, prompts: Sequence[Prompt], max_tokens: int, work: Path) -> list[str]:
-    """The base's greedy answers, kept in `work`."""
+def forget_damaged(band: Band, out: Path) -> None:
+    """A controller that cannot be loaded is made anew, though its manifest says that it is there."""
+    if not (out / MANIFEST).exists():
+        return
+    try:
+        band.open_controller(out)
+        read_json(out / LOG)
+    except CounterpointError:
+        (out / MANIFEST).unlink()
+
+
+def kept_gib(band: Band, config: ControllerConfig) -> float:
+    """What a roll-out in log space keeps in float32: `[N, T, K + 1, V]`, in GiB; 0 in probability space."""
+    if config.space == "prob":
+        return 0.0
+    tokens = config.prompts_per_iteration * config.samples * config.max_tokens
+    return tokens * (len(band.experts) + 1) * int(band.model.config.vocab_size) * 4 / 2**30
+
+
+def check_kept(band: Band, config: ControllerConfig) -> None:
+    """Refuse a roll-out that keeps more than `keep_gib`."""
+    if (gib := kept_gib(band, config)) > config.keep_gib:
+        raise CounterpointError(
+            f"a roll-out in log space may keep {gib:.3g} GiB, of {len(band.experts)} experts and the base the whole "
+            f"distribution at every token, and keep_gib is {config.keep_gib:g}; lower prompts_per_iteration, samples "
+            "or max_tokens, raise keep_gib, or take space = prob"
+        )
+
+
+def references(
+    band: Band,
+    prompts: Sequence[Prompt],
+    max_tokens: int,
+    work: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> list[str]:
+    """The base's greedy answers, which rewards count from; with `work` they are kept there part by part."""
     sampling = Sampling(temperature=0, max_tokens=max_tokens)
     requests = [band.request(prompt, Plan((Row(),)), sampling) for prompt in prompts]
-    return [said.text for said in run_in_parts(band, requests, work, lambda *_: None)]
+    done = band.run(requests, progress) if work is None else run_in_parts(band, requests, work, progress)
+    return [said.text for said in done]
 
 
 def reward_of(reward: RewardFn, prompts: Sequence[Prompt], weights_RD: np.ndarray, ref_PD: np.ndarray | None) -> Reward:

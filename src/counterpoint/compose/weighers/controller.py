@@ -7,7 +7,7 @@ instruction x, the preference xi and the response so far; untrained they are 0, 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,7 +23,7 @@ from counterpoint.compose.plan import CONTROLLER, Control, Plan, Row, Space, Tem
 from counterpoint.compose.weighers.constant import constant
 from counterpoint.models.controller import ControllerModel
 from counterpoint.models.load import check_family
-from counterpoint.profiles import format_profile, parse_profile, unknown_name
+from counterpoint.profiles import Bounds, format_profile, parse_profile, unknown_name
 from counterpoint.types import CounterpointError, Expert, Profile
 
 FILE, TENSORS = "controller.json", "controller.safetensors"
@@ -93,6 +93,20 @@ class Controller(BaseModel):
         control = Control(self._own_row(profile), tuple(columns), tuple(log_prior), profile.strength)
         return Plan(tuple(rows), tuple(coefficients), self.space, control, self.temper)
 
+    def check_bounds(self, bounds: Bounds, strength: float) -> None:
+        """Refuse an operator's bounds that no weights by token keep: all but caps of 0, which are masks.
+
+        With the prior `all` nothing is masked, so that a cap of 0 is refused, too.
+        """
+        masked = self.prior != "all"
+        for name, (low, high) in bounds.items():
+            if low > 0 or (high < strength and not (high == 0 and masked)):
+                raise CounterpointError(
+                    f"mope keeps no floor and no cap{' but 0' if masked else ' where its prior is all experts'}, since "
+                    f"it weighs experts anew at every token; the band's bounds have {low:g} <= {name} <= {high:g}; use "
+                    "mixture-prob"
+                )
+
     def prior_of(self, profile: Profile, experts: Sequence[Expert]) -> dict[str, float]:
         """By expert, not normalised; what has none is masked."""
         weighting = constant(profile, experts)
@@ -150,6 +164,14 @@ def profile_key(profile: Profile) -> str:
     return format_profile(Profile({name: round(share, 6) for name, share in sorted(shares(profile).items())}))
 
 
+def unlike(profiles: Iterable[Profile]) -> list[Profile]:
+    """Profiles without those that differ from one before in no share and not in strength."""
+    found: dict[tuple[str, float], Profile] = {}
+    for profile in profiles:
+        found.setdefault((profile_key(profile), profile.strength), profile)
+    return list(found.values())
+
+
 def read_controller(folder: Path) -> Controller:
     """Read and check `controller.json`; CounterpointError names the file and each wrong field."""
     try:
@@ -175,6 +197,16 @@ def new_model(controller: Controller, trunk: object, describe: Callable[[Sequenc
         controller.dimensions if controller.encoding == "vector" else (),
         describe(controller.experts) if controller.head == "described" else None,
     )
+
+
+def check_vocabulary(folder: Path, model: ControllerModel, needed: int) -> None:
+    """Refuse a controller that cannot read all `needed` ids of a base; more is no hindrance: heads may be padded."""
+    known = int(model.model.config.vocab_size)
+    if known < needed:
+        raise CounterpointError(
+            f"{folder}: this controller reads a vocabulary of {known} ids, and the base's has {needed}; it belongs to "
+            "another band: train one for this band"
+        )
 
 
 def load_parts(
