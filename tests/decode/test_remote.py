@@ -439,6 +439,15 @@ def test_what_interrupts_the_base_cancels_the_requests(server: Server, error: Ba
     torch.testing.assert_close(model.step([3])[0, :-1].double(), script((1, 3)), atol=1e-5, rtol=0)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that a shell has started in the background ignores interrupts, unless it asks for them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("among", [False, True])
 def test_an_interrupt_cancels_the_requests_that_are_waited_for(server: Server, among: bool) -> None:
     model: LanguageModel = Several(ScriptedLM(IDS, scripted), {"terse": whole_of(server)}, IDS)
