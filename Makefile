@@ -33,7 +33,7 @@ $(VLLM)/.ready:
 	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
 	touch $@
 
-# Experts behind a real vLLM server on the CPU: about 3 minutes, and 3.4 GB to fetch the first time.
+# Experts behind a real vLLM server on the CPU: about a minute, and 3.4 GB to fetch the first time.
 test-vllm: $(READY) $(VLLM)/.ready
 	VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest -s tests_vllm
 
