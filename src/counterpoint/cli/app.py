@@ -25,6 +25,10 @@ BandFolder = Annotated[Path, typer.Argument(help="A band: a folder with band.jso
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 uses every core.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.")]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")]
+MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
+AnswerSeed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 
 

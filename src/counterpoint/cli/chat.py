@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, Threads, app, load_band, out
+from counterpoint.cli.app import (
+    AnswerSeed,
+    AsJson,
+    BandFolder,
+    Device,
+    Dtype,
+    MaxTokens,
+    Temperature,
+    Threads,
+    TopP,
+    app,
+    load_band,
+    out,
+)
 from counterpoint.types import CounterpointError
 
 if TYPE_CHECKING:
@@ -28,10 +41,10 @@ def chat(
     mix: Annotated[
         str | None, typer.Option(help='Instead: a log mixture of experts, such as "base=1, expert=1.5, another=-0.5".')
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 1.0,
+    max_tokens: MaxTokens = 256,
+    seed: AnswerSeed = 0,
     threads: Threads = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",

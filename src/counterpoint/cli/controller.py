@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, Threads, load_band, out
+from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, MaxTokens, Threads, load_band, out
 from counterpoint.cli.evaluate import cell, find_prompts
 from counterpoint.cli.tell import tell
 from counterpoint.cli.train import Holdout, Seed, SkipBad, accelerator, train
@@ -66,7 +66,7 @@ def train_controller(
     ] = False,
     strength: Annotated[float, typer.Option(help="How far from the base; prob takes at most 1.")] = 1.0,
     temperature: Annotated[float, typer.Option(help="Of the answers.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    max_tokens: MaxTokens = 128,
     keep_gib: Annotated[float, typer.Option(help=KEEP)] = 8.0,
     holdout: Holdout = 0.2,
     seed: Seed = 0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, Threads, app, load_band, out
+from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, MaxTokens, Temperature, Threads, app, load_band, out
 from counterpoint.cli.data import parse_columns
 from counterpoint.cli.tell import tell, tell_left_out
 from counterpoint.types import CounterpointError, Profile, Prompt, RewardFn
@@ -29,8 +29,8 @@ def evaluate(
     strength: Annotated[str | None, typer.Option(help='For all methods; or "best": what the band found.')] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Write the report, results and answers here.")] = None,
     limit: Annotated[int | None, typer.Option(help="Take the first so many prompts.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.7,
     seed: Annotated[int, typer.Option(help="Of the answers and the intervals.")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="Keep the rewards' own units.")] = False,
     column: Annotated[list[str] | None, typer.Option(help="PART=COLUMN, such as prompt=question.")] = None,

@@ -9,7 +9,20 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, Threads, app, load_band, out
+from counterpoint.cli.app import (
+    AnswerSeed,
+    AsJson,
+    BandFolder,
+    Device,
+    Dtype,
+    MaxTokens,
+    Temperature,
+    Threads,
+    TopP,
+    app,
+    load_band,
+    out,
+)
 from counterpoint.cli.chat import say_bounds
 from counterpoint.types import CounterpointError
 
@@ -42,10 +55,10 @@ def trace(
         str | None, typer.Option(help="mixture-prob, mixture-log or mope; mope where the band has a controller.")
     ] = None,
     to: Annotated[Path | None, typer.Option("--out", help="The page; trace.html, or with --json none.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 1.0,
+    max_tokens: MaxTokens = 256,
+    seed: AnswerSeed = 0,
     threads: Threads = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
