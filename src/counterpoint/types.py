@@ -67,11 +67,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Dimension:
-    """Something that a person may want more of; `request` is how one would ask for it in words."""
+    """Something that a person may want more of; `request` is how one would ask for it in words.
+
+    Dimensions of one `axis` are its poles, of which a person takes one. `criterion` is what a judge is told to look at.
+    """
 
     name: str
     description: str = ""
     request: str = ""
+    axis: str = ""
+    criterion: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,20 @@ class Weighting:
     def coefficients(self) -> dict[str, float]:
         """What multiplies each expert's delta: strength * w_k."""
         return {name: self.strength * w for name, w in zip(self.experts, self.w, strict=True)}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which of two responses to a prompt has more of a dimension?"""
+
+    prompt: Prompt
+    first: str
+    second: str
+    dimension: Dimension
+
+
+Verdict = Literal[1, 0, -1]
+"""1 where the first response is the better, -1 where the second is, 0 for a tie."""
 
 
 class RewardFn(Protocol):

@@ -317,7 +317,7 @@ def test_descriptions_are_mean_hidden_states_of_length_one_a_number() -> None:
     texts = ["warm: is kind", "terse: few words", "warm: is kind"]
     got_KI = describe(model, tokenizer, texts)
     torch.testing.assert_close(got_KI.square().mean(-1), torch.ones(3))
-    assert torch.equal(got_KI[0], got_KI[2])
+    torch.testing.assert_close(got_KI[0], got_KI[2])
     with torch.no_grad():
         hidden_TI = model.model(torch.tensor([tokenizer(texts[1])["input_ids"]])).last_hidden_state[0]
     expected_I = hidden_TI.mean(0) / hidden_TI.mean(0).norm() * 32**0.5

@@ -36,11 +36,13 @@ class _Strict(BaseModel):
 
 
 class DimensionEntry(_Strict):
-    """A dimension: how people read it, and how one asks for it in words."""
+    """A dimension, as `counterpoint.types.Dimension` explains it."""
 
     name: str
     description: str = ""
     request: str = ""
+    axis: str = ""
+    criterion: str = ""
 
 
 class EndpointEntry(_Strict):
@@ -145,7 +147,7 @@ class BandFile(_Strict):
 
     def dimension(self, name: str) -> Dimension:
         entry = next(entry for entry in self.dimensions if entry.name == name)
-        return Dimension(entry.name, entry.description, entry.request)
+        return Dimension(**entry.model_dump())
 
     def typed_experts(self) -> list[Expert]:
         return [Expert(entry.name, entry.dimension, entry.trained_on) for entry in self.experts]
