@@ -61,8 +61,8 @@ def test_what_a_band_file_holds(made: Path) -> None:
         "base_hash": hash_model(made / "base"),
         "base_stamp": stamp_model(made / "base"),
         "dimensions": [
-            {"name": "terse", "description": "few words", "request": "Be terse."},
-            {"name": "warm", "description": "", "request": ""},
+            {"name": "terse", "description": "few words", "request": "Be terse.", "axis": "", "criterion": ""},
+            {"name": "warm", "description": "", "request": "", "axis": "", "criterion": ""},
         ],
         "experts": [
             {
