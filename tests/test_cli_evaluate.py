@@ -11,7 +11,9 @@ import pytest
 
 from counterpoint.artifacts import MANIFEST, read_json
 from counterpoint.decode.band import Band
+from counterpoint.decode.chats import Caller, Reply
 from counterpoint.decode.sampling import Sampling
+from counterpoint.evaluate.wins import average_win_share, verdict_table
 from counterpoint.profiles import parse_profile
 from counterpoint.rewards.k_head import KHeadReward
 from counterpoint.train.k_head import KHeadConfig, train_k_head
@@ -20,6 +22,7 @@ from counterpoint.types import Comparison, Message, Prompt
 Command = Callable[..., tuple[object, str, str]]
 WORDS = ("owls", "sky", "sea", "tea", "ice", "fog")
 RULES = ("--reward", "terse=-length", "--reward", "warm=regex:[A-Za-z]")
+JUDGE = ("--judge", "http://127.0.0.1:1/v1", "--judge-model", "m")
 
 
 @pytest.fixture
@@ -96,6 +99,94 @@ def test_a_shared_reward_model_scores_both_of_its_dimensions(
     assert abs(warm_N - terse_N).min() > 1e-4, "the two heads differ"
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What a judge is asked: one that prefers the shorter answer, or for "is kind" the one with more letters."""
+    asked: list[dict[str, Any]] = []
+
+    async def reply(caller: Caller, body: dict[str, Any]) -> Reply:
+        asked.append(body)
+        parts = body["messages"][1]["content"].split("\n\n=== ")
+        a, b = (part.split(" ===\n", 1)[1] for part in parts[2:4])
+        gap = liked(parts[0], a) - liked(parts[0], b)
+        return Reply(f"Verdict: {'TIE' if gap == 0 else 'A' if gap > 0 else 'B'}", tokens_in=10, tokens_out=2)
+
+    monkeypatch.setattr(Caller, "reply", reply)
+    return asked
+
+
+def liked(criterion: str, answer: str) -> int:
+    return sum(c.isalpha() for c in answer) if "is kind" in criterion else -len(answer)
+
+
+def test_a_judge_alone_ranks_by_its_verdicts(
+    command: Command, asked: list[dict[str, Any]], band: Band, tmp_path: Path
+) -> None:
+    """The same verdicts from the responses that were written, by hand; the band has no rewards of its own."""
+    out = tmp_path / "out"
+    arguments = (*JUDGE, "--profile", "terse=1", "--profile", "warm=1, terse=0.5", "--method", "route", "--out", out)
+    results = result(command(*arguments, "--judge-price", "1,5", "--json"))
+    assert results == read_json(out / "results.json")
+    rows = [json.loads(line) for line in (out / "responses.jsonl").read_text(encoding="utf-8").splitlines()]
+    said = np.array([row["response"] for row in rows]).reshape(3, 6, 2)
+    scores_MPRD = np.array([[liked("", text), liked("is kind", text)] for text in said.flat]).reshape(3, 6, 2, 2)
+    verdict_MMPR = verdict_table(scores_MPRD, np.array([[1, 0], [1, 1]]), np.zeros(2))
+    summed = results["judged"]["summed"]
+    names = ["base", "prompted", "route"]
+    for name, rate in zip(names, average_win_share(verdict_MMPR).mean(axis=1), strict=True):
+        assert summed["average"][name]["win_rate"]["value"] == pytest.approx(rate)
+    pair = summed["against"]["base"]["route"]
+    assert pair["wins"] == (verdict_MMPR[0, 2] > 0).sum()
+    assert pair["ties"] == (verdict_MMPR[0, 2] == 0).sum()
+    assert pair["unanswered"] == 0
+    assert list(results["judged"]["by_criterion"]) == ["terse", "warm"]
+    told = results["judged"]["judge"]
+    assert (told["asked"], told["tokens_in"]) == (len(asked), 10 * len(asked))
+    assert told["cost"] == pytest.approx(len(asked) * (10 * 1 + 2 * 5) / 1e6)
+    assert told["position_bias"] == 0
+    assert "methods" not in results, "there are no rewards to stand by"
+    assert not any("Be warm" in body["messages"][1]["content"] for body in asked)
+
+
+def test_a_judge_beside_rewards(command: Command, asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = (*RULES, "--profile", "terse", "--method", "route", "--out", out)
+    by_rewards = result(command(*arguments, "--json"))
+    both = result(command(*arguments, *JUDGE, "--json"))
+    assert {name: both[name] for name in ("methods", "against", "scores")} == {
+        name: by_rewards[name] for name in ("methods", "against", "scores")
+    }
+    assert set(both) - set(by_rewards) == {"judged"}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "What a judge says" in page
+    assert "Who does best" in page
+    code, said, _ = command(*arguments, *JUDGE)
+    assert code == 0
+    for told in ("beats base", "by the judge", "base over route", "0 replies asked for", "questions without a verdict"):
+        assert told in said
+
+
+def test_what_a_judge_said_is_not_paid_for_again(command: Command, asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    arguments = (*JUDGE, "--profile", "terse", "--out", tmp_path / "out", "--json")
+    first = result(command(*arguments, "--method", "route"))["judged"]
+    paid = len(asked)
+    again = result(command(*arguments, "--method", "route"))["judged"]
+    assert len(asked) == paid
+    assert again["judge"]["kept"] == first["judge"]["asked"] == paid
+    assert {**again, "judge": 0} == {**first, "judge": 0}
+    code, _, told = command(*arguments, "--method", "route", "--method", "soup")
+    assert code == 0
+    assert f"{len(asked) - paid} calls of m, {paid} known from before" in " ".join(told.split())
+
+
+def test_a_dry_run_asks_nobody(command: Command, asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Three pairs of methods, six prompts, one criterion and the general one, two orders of two repeats each."""
+    arguments = (*JUDGE, "--profile", "terse", "--method", "route", "--judge-repeats", 2, "--out", tmp_path / "out")
+    assert result(command(*arguments, "--dry-run", "--json")) == {"most_calls": 3 * 6 * 2 * 2 * 2}
+    assert not asked
+    assert not (tmp_path / "out").exists()
+
+
 def test_answers_are_the_bands_own(command: Command, band: Band, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = (*RULES, "--profile", "warm=1, terse=0.5, strength=1.5", "--method", "mixture-log", "--limit", 3)
@@ -169,6 +260,13 @@ def test_the_table_is_in_the_order_of_reward(command: Command) -> None:
         ((*RULES, "--strength", "nan"), "strength is nan; it must be finite and at least 0"),
         ((*RULES, "--limit", "1"), "two prompts or more"),
         ((*RULES, "--max-tokens", "0"), "max_tokens is 0"),
+        (("--judge", "http://localhost:1/v1"), "--judge-model NAME is missing"),
+        (("--judge-model", "m"), "--judge URL is missing"),
+        (("--judge", "localhost:1", "--judge-model", "m"), "'localhost:1' is no address of a server"),
+        ((*JUDGE, "--judge-price", "cheap"), "--judge-price 'cheap': expected two numbers"),
+        ((*JUDGE, "--judge-key-env", "OPENAI_API_KEY"), "is no variable for keys; expected COUNTERPOINT_KEY"),
+        ((*JUDGE, "--judge-repeats", "0"), "judge: repeats is 0; expected 1 or more"),
+        ((*JUDGE, "--profile", "ters=1"), "'terse'"),
     ],
 )
 def test_a_wrong_turn_is_one_line(command: Command, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from counterpoint.evaluate.adherence import adherence
 from counterpoint.evaluate.bootstrap import Interval, mean_interval
 from counterpoint.evaluate.claims import make_claim
-from counterpoint.evaluate.compare import compare
+from counterpoint.evaluate.compare import Standings, compare
 from counterpoint.evaluate.pareto import hypervolume_interval
 from counterpoint.evaluate.report import (
     Dose,
@@ -236,13 +236,18 @@ def test_tables_have_captions_and_header_cells(html: str) -> None:
     assert all("scope=" in cell for cell in re.findall(r"<th\b[^>]*>", html))
 
 
+def table_of(report: Report) -> Standings:
+    assert report.standings is not None
+    return report.standings
+
+
 @pytest.mark.parametrize("part", OPTIONAL)
 def test_a_missing_part_leaves_its_section_out(part: str, report: Report, html: str, tmp_path: Path) -> None:
     assert HEADINGS[part] in html
     without = dataclasses.replace(report, **{part: None})  # type: ignore[arg-type]
     if part == "text":
         without = dataclasses.replace(
-            without, standings=dataclasses.replace(report.standings, correctness_M=None, correctness_MR=None)
+            without, standings=dataclasses.replace(table_of(report), correctness_M=None, correctness_MR=None)
         )
     write_report(tmp_path / "report.html", without)
     assert HEADINGS[part] not in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -269,7 +274,7 @@ def test_the_same_report_gives_the_same_bytes(report: Report, html: str, tmp_pat
 
 
 def test_the_lead_is_named_with_its_interval(report: Report, html: str) -> None:
-    lead = report.standings.reward_difference_MM[6][3]
+    lead = table_of(report).reward_difference_MM[6][3]
     assert lead is not None
     assert "<b>mope</b> has the highest reward" in html
     assert f"{number(lead.value)} ({number(lead.low)} to {number(lead.high)})" in html
@@ -297,13 +302,13 @@ def test_summary_is_json_and_agrees_with_the_table(report: Report) -> None:
     assert plain["seconds"] == pytest.approx(75.2 + 28.4 + 35.1)
     assert plain["stages"][0] == {"name": "base model", "seconds": 75.2}
     assert list(plain["methods"]) == list(METHODS)
-    assert plain["methods"]["mope"]["reward"] == report.standings.reward_M[6].to_dict()
+    assert plain["methods"]["mope"]["reward"] == table_of(report).reward_M[6].to_dict()
     assert set(plain["methods"]["mope"]["by_profile"]) == set(PROFILES)
     assert set(plain["methods"]["mope"]["by_profile"][PROFILES[0]]["average_win_rate"]) == {"value", "low", "high"}
 
 
 def test_summary_without_correctness(report: Report) -> None:
-    table = dataclasses.replace(report.standings, correctness_M=None, correctness_MR=None)
+    table = dataclasses.replace(table_of(report), correctness_M=None, correctness_MR=None)
     assert summary(dataclasses.replace(report, standings=table))["methods"]["base"]["correctness"] is None
 
 

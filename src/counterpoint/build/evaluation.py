@@ -4,10 +4,10 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,12 +19,15 @@ from counterpoint.data.responses import prompt_column
 from counterpoint.decode.band import METHODS, Band
 from counterpoint.decode.sampling import Sampling
 from counterpoint.evaluate.compare import Standings, compare
+from counterpoint.evaluate.judged import Judged, gather, judge_methods, most_questions, questions_of
 from counterpoint.models.band_file import BAND
 from counterpoint.profiles import format_profile
 from counterpoint.rewards.calibrate import ZScore, fit_zscore, profile_weights
+from counterpoint.rewards.judge import LLMJudge
+from counterpoint.rewards.judge_prompts import GENERAL
 from counterpoint.rewards.scorer import Scorer
 from counterpoint.stages import Bar, Stages
-from counterpoint.types import CounterpointError, Profile, Prompt, RewardFn
+from counterpoint.types import CounterpointError, Dimension, Profile, Prompt, RewardFn
 
 REFERENCES = ("base", "prompted")
 """Always answered: what a band is to be better than, and what sets the unit of reward."""
@@ -66,12 +69,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was answered, how good that was, and what scores were divided by: `None` for the rewards' own units."""
+    """What was answered, and how good that was by rewards and by a judge: each is `None` where there is no such.
+
+    `scale` is what scores were divided by, `None` for the rewards' own units. `report` is the judge's, ready for JSON.
+    """
 
     trial: Trial
     answered: Answered
-    standings: Standings
+    standings: Standings | None
     scale: ZScore | None
+    judged: Judged | None = None
+    report: Mapping[str, Any] | None = None
 
 
 def everyone(dimensions: Sequence[str]) -> list[Profile]:
@@ -114,13 +122,25 @@ def entries_for(
 
 
 def evaluate(
-    band: Band, folder: Path, trial: Trial, reward: RewardFn, stages: Stages, work: Path | None = None
-) -> Evaluation:
-    """Answer every prompt for every profile by every entry, score the answers, and compare the entries.
+    band: Band, folder: Path, trial: Trial, reward: RewardFn | None, stages: Stages, work: Path | None = None,
+    judge: LLMJudge | None = None,
+) -> Evaluation:  # fmt: skip
+    """Answer every prompt for every profile by every entry, and compare the entries by rewards, by a judge, or by both.
 
     `folder` is the band's. With `work`, answers are kept there by method: a killed run goes on, and other rewards cost
     no new answers. Raises CounterpointError for a dimension without a unit.
     """
+    texts_MPR = answer_all(band, folder, trial, stages, work)
+    shape = (len(trial.entries), len(trial.prompts), len(trial.profiles), 0)
+    answered = Answered(trial.entries, trial.prompts, trial.profiles, (), texts_MPR, np.zeros(shape))
+    found = Evaluation(trial, answered, None, None)
+    if reward is not None:
+        found = score(found, reward, stages)
+    return found if judge is None else judge_answers(found, band, judge, stages)
+
+
+def answer_all(band: Band, folder: Path, trial: Trial, stages: Stages, work: Path | None) -> tuple[Texts, ...]:
+    """`texts_MPR`: what every entry answers."""
     prompts, profiles, entries = trial.prompts, trial.profiles, trial.entries
     count = len(entries) * len(profiles) * len(prompts)
     why = f"{len(entries)} methods for {len(profiles)} profiles on {len(prompts)} prompts: {count} answers"
@@ -128,16 +148,64 @@ def evaluate(
         inputs = {} if work is None else inputs_of(folder, trial)
         steered = {} if work is None else controller_of(folder)
         places = [None if work is None else work / entry.name for entry in entries]
-        texts_MPR = tuple(
+        return tuple(
             answers_of(band, entry, trial, inputs | (steered if entry.method == "mope" else {}), place, bar)
             for entry, place in zip(entries, places, strict=True)
         )
+
+
+def score(found: Evaluation, reward: RewardFn, stages: Stages) -> Evaluation:
+    """An evaluation with scores by rewards, and how the entries stand by them."""
+    trial, answered = found.trial, found.answered
     with stages.stage("scores", f"score them on {', '.join(reward.dimensions)}") as bar:
-        scores_MPRD = score_all(reward, prompts, texts_MPR, bar.task("answers"))
+        scores_MPRD = score_all(reward, answered.prompts, answered.texts_MPR, bar.task("answers"))
         scale = None if trial.raw else fit_scale(scores_MPRD, reward.dimensions)
     scaled_MPRD = scores_MPRD if scale is None else scale(scores_MPRD)
-    answered = Answered(entries, prompts, profiles, reward.dimensions, texts_MPR, scaled_MPRD)
-    return Evaluation(trial, answered, stand(answered, trial.sampling.seed), scale)
+    scored = replace(answered, dimensions=reward.dimensions, scores_MPRD=scaled_MPRD)
+    return replace(found, answered=scored, standings=stand(scored, trial.sampling.seed), scale=scale)
+
+
+def criteria_of(band: Band, profiles: Sequence[Profile]) -> tuple[list[Dimension], np.ndarray]:
+    """What a judge is asked of each profile: its dimensions, `wanted_RC`, and of all of them the general quality.
+
+    The last criterion is the general one, for which `wanted_RC` has no column.
+    """
+    names = [name for name in band.dimensions if any(profile.weights.get(name) for profile in profiles)]
+    wanted_RC = np.array([[bool(profile.weights.get(name)) for name in names] for profile in profiles])
+    return [*map(band.file.dimension, names), GENERAL], wanted_RC
+
+
+def asked_of(wanted_RC: np.ndarray) -> np.ndarray:
+    """The criteria that a judge is asked, with the general one for everybody."""
+    return np.hstack([wanted_RC, np.ones((len(wanted_RC), 1), dtype=bool)])
+
+
+def most_calls(band: Band, trial: Trial, repeats: int) -> int:
+    """How many calls a judge is asked for at most: each question in two orders, each order `repeats` times."""
+    _, wanted_RC = criteria_of(band, trial.profiles)
+    return 2 * repeats * most_questions(len(trial.entries), len(trial.prompts), asked_of(wanted_RC))
+
+
+def judge_answers(found: Evaluation, band: Band, judge: LLMJudge, stages: Stages) -> Evaluation:
+    """An evaluation with a judge's verdicts on each two entries' answers, one criterion at a time."""
+    trial, answered = found.trial, found.answered
+    criteria, wanted_RC = criteria_of(band, trial.profiles)
+    places, questions = questions_of(trial.prompts, answered.texts_MPR, criteria, asked_of(wanted_RC))
+    calls, kept = judge.count(questions, forced=False)
+    why = f"{len(questions)} questions, both orders: {calls} calls of {judge.config.model}, {kept} known from before"
+    with stages.stage("verdicts", why) as bar:
+        verdicts = judge.compare(questions, forced=False, progress=bar.task("calls"))
+    shape = (len(trial.entries), len(trial.prompts), len(trial.profiles), len(criteria))
+    judged = judge_methods(
+        gather(places, verdicts, shape),
+        wanted_RC,
+        methods=[entry.name for entry in trial.entries],
+        profiles=[format_profile(profile) for profile in trial.profiles],
+        criteria=[dimension.name for dimension in criteria[:-1]],
+        seed=trial.sampling.seed,
+        general=True,
+    )
+    return replace(found, judged=judged, report=judge.account())
 
 
 def inputs_of(folder: Path, trial: Trial) -> dict[str, str]:

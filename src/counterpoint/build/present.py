@@ -150,19 +150,20 @@ def answered_of(built: Built) -> Answered:
 
 
 def samples(answered: Answered) -> tuple[Sample, ...]:
-    """A few prompts, each for another profile, answered by every method."""
+    """A few prompts, each for another profile, answered by every method; with rewards where there are scores."""
     prompts, profiles = answered.prompts, answered.profiles
-    reward_MPR = profile_rewards(answered.scores_MPRD, profile_weights(profiles, answered.dimensions) > 0)
+    reward_MPR = None
+    if answered.dimensions:
+        reward_MPR = profile_rewards(answered.scores_MPRD, profile_weights(profiles, answered.dimensions) > 0)
     names = [entry.name for entry in answered.entries]
     shown = []
     for index in range(min(SAMPLES, len(prompts))):
         p, r = index * len(prompts) // SAMPLES, index * len(profiles) // SAMPLES
         texts = [texts_PR[p][r] for texts_PR in answered.texts_MPR]
-        rewards = map(float, reward_MPR[:, p, r])
+        rewards = None if reward_MPR is None else dict(zip(names, map(float, reward_MPR[:, p, r]), strict=True))
         shown.append(
             Sample(
-                text_of(prompts[p]), profile_name(profiles[r]), dict(zip(names, texts, strict=True)),
-                dict(zip(names, rewards, strict=True)),
+                text_of(prompts[p]), profile_name(profiles[r]), dict(zip(names, texts, strict=True)), rewards
             )
         )  # fmt: skip
     return tuple(shown)

@@ -7,6 +7,7 @@ from counterpoint.artifacts import MANIFEST, check_folder, check_place, scratch_
 from counterpoint.build.evaluation import REFERENCES, Evaluation
 from counterpoint.build.present import samples, texts, timed, write_responses
 from counterpoint.evaluate.compare import Standings
+from counterpoint.evaluate.judged import judged_dict
 from counterpoint.evaluate.report import Report, summary, write_report
 from counterpoint.profiles import format_profile
 from counterpoint.stages import Stages
@@ -14,6 +15,9 @@ from counterpoint.types import CounterpointError
 
 ANSWERS = "answers"
 """The folder of each method's answers, which the base's are the first to be in."""
+
+VERDICTS = "verdicts.sqlite"
+"""The file of a judge's replies."""
 
 
 def report_of(found: Evaluation, stages: Stages, title: str) -> Report:
@@ -34,14 +38,17 @@ def report_of(found: Evaluation, stages: Stages, title: str) -> Report:
         text=texts(answered),
         samples=samples(answered),
         notes=notes(found),
+        judged=found.judged,
+        judge=found.report,
     )
 
 
 def notes(found: Evaluation) -> tuple[str, ...]:
     """What a reader must know."""
+    by_reward = ("A profile's reward is the plain mean over the dimensions to which it gives any weight.",)
     strengths = ", ".join(f"{e.name} {e.strength:g}" for e in found.answered.entries if e.strength is not None)
     return (
-        "A profile's reward is the plain mean over the dimensions to which it gives any weight.",
+        *(by_reward if found.standings else ()),
         f"Strengths: {strengths or 'those of the profiles'}.",
         "Intervals resample prompts, with all profiles of a prompt together.",
         *(f"{method} was left out: {why}" for method, why in found.trial.left_out.items()),
@@ -49,20 +56,28 @@ def notes(found: Evaluation) -> tuple[str, ...]:
 
 
 def results_of(found: Evaluation, stages: Stages, title: str) -> dict[str, Any]:
-    """All numbers as plain JSON: the report's, each entry against the base and the prompted base, and the scale."""
-    scale = found.scale
+    """All numbers as plain JSON: the report's, what rewards say, and under `judged` what a judge says."""
     return {
         **summary(report_of(found, stages, title)),
-        "against": against(found.standings),
+        **({} if found.standings is None else rewarded(found, found.standings)),
         "strengths": {entry.name: entry.strength for entry in found.answered.entries},
         "profiles": [format_profile(profile) for profile in found.answered.profiles],
+        "left_out": dict(found.trial.left_out),
+        **({} if found.judged is None else {"judged": {"judge": found.report, **judged_dict(found.judged)}}),
+    }
+
+
+def rewarded(found: Evaluation, standings: Standings) -> dict[str, Any]:
+    """What rewards say: each entry against the base and the prompted base, mean scores, and the scale."""
+    scale = found.scale
+    return {
+        "against": against(standings),
         "dimensions": list(found.answered.dimensions),
-        "scores": scores_by_name(found.standings),
+        "scores": scores_by_name(standings),
         "scale": None if scale is None else {
             name: {"zero": zero, "unit": unit}
             for name, zero, unit in zip(scale.dimensions, scale.mean, scale.std, strict=True)
         },
-        "left_out": dict(found.trial.left_out),
     }  # fmt: skip
 
 

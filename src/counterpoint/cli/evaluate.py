@@ -2,14 +2,30 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, MaxTokens, Temperature, Threads, app, load_band, out
 from counterpoint.cli.data import parse_columns
+from counterpoint.cli.judge import (
+    JudgeAttempts,
+    JudgeCache,
+    JudgeConcurrency,
+    JudgeKey,
+    JudgeMaxTokens,
+    JudgeModel,
+    JudgePrice,
+    JudgeRepeats,
+    JudgeTemperature,
+    JudgeTimeout,
+    JudgeUrl,
+    find_judge,
+    said_of,
+)
 from counterpoint.cli.tell import tell, tell_left_out
 from counterpoint.types import CounterpointError, Profile, Prompt, RewardFn
 
@@ -35,14 +51,30 @@ def evaluate(
     raw: Annotated[bool, typer.Option("--raw", help="Keep the rewards' own units.")] = False,
     column: Annotated[list[str] | None, typer.Option(help="PART=COLUMN, such as prompt=question.")] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave out bad lines and prompts too long, and list them.")] = False,
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_key_env: JudgeKey = None,
+    judge_temperature: JudgeTemperature = 0.0,
+    judge_max_tokens: JudgeMaxTokens = 512,
+    judge_concurrency: JudgeConcurrency = 8,
+    judge_attempts: JudgeAttempts = 3,
+    judge_repeats: JudgeRepeats = 1,
+    judge_timeout: JudgeTimeout = 120.0,
+    judge_price: JudgePrice = None,
+    judge_cache: JudgeCache = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much a judge would be asked.")] = False,
     threads: Threads = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
-    """Answer your prompts with every method for every profile, and see by your rewards which serves people best."""
+    """Answer your prompts with every method for every profile, and see by your rewards which serves people best.
+
+    Or by a judge, a language model behind an OpenAI-compatible server, which compares the answers: --judge.
+    """
     from counterpoint.build.evaluation import evaluate as run
-    from counterpoint.build.results import ANSWERS, claim_report, results_of, write_evaluation
+    from counterpoint.build.evaluation import most_calls
+    from counterpoint.build.results import ANSWERS, VERDICTS, claim_report, results_of, write_evaluation
     from counterpoint.decode.sampling import Sampling
     from counterpoint.stages import Stages
 
@@ -50,13 +82,23 @@ def evaluate(
         claim_report(folder)
     dose = parse_strength(strength)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    by_model = find_judge(
+        url=judge, model=judge_model, api_key_env=judge_key_env, temperature=judge_temperature,
+        max_tokens=judge_max_tokens, concurrency=judge_concurrency, attempts=judge_attempts, repeats=judge_repeats,
+        timeout_s=judge_timeout, price=judge_price, cache=judge_cache or (folder and folder / VERDICTS),
+    )  # fmt: skip
     loaded = load_band(band, threads, device, dtype)
-    judge = find_rewards(band, reward or [], rewards, device)
-    people = find_profiles(loaded, profile or [], judge)
+    scorer = find_rewards(band, reward or [], rewards, device, needed=by_model is None)
+    people = find_profiles(loaded, profile or [], scorer)
     asked = find_prompts(loaded, prompts, parse_columns(column or []), limit, skip_bad)
     trial = make_trial(loaded, asked, people, method or [], dose, sampling, raw)
+    if dry_run:
+        print_most(most_calls(loaded, trial, judge_repeats), as_json)
+        return
+    if by_model is not None and by_model.config.cache is None:
+        tell("the judge's replies are not kept: to pay for none twice, name --out or --judge-cache")
     stages = Stages()
-    found = run(loaded, band, trial, judge, stages, None if folder is None else folder / ANSWERS)
+    found = run(loaded, band, trial, scorer, stages, None if folder is None else folder / ANSWERS, by_model)
     title = f"Counterpoint: {band.resolve().name}"
     if folder is not None:
         write_evaluation(folder, found, stages, title)
@@ -69,26 +111,35 @@ def evaluate(
         out.print(f"{stages.total:.0f} s in all. Open {folder / 'report.html'}", markup=False, soft_wrap=True)
 
 
-def find_rewards(band: Path, texts: Sequence[str], folder: Path | None, device: str) -> RewardFn:
-    """The rewards that were named, or the band's own."""
+def find_rewards(
+    band: Path, texts: Sequence[str], folder: Path | None, device: str, needed: bool = True
+) -> RewardFn | None:
+    """The rewards that were named, or the band's own; `None` where it has none and they are not needed."""
     from counterpoint.rewards.load import load_rewards, parse_reward
     from counterpoint.rewards.rules import Rewards
 
     if folder is None and not texts:
         folder = band / "rewards"
         if not folder.is_dir():
-            raise CounterpointError(f"{band}: holds no rewards of its own; pass --reward DIMENSION=RULE or --rewards")
+            if not needed:
+                return None
+            raise CounterpointError(
+                f"{band}: holds no rewards of its own; pass --reward DIMENSION=RULE or --rewards, or ask a --judge"
+            )
     parts = load_rewards(folder, device) if folder is not None else []
     return Rewards([*parts, *(part for text in texts for part in parse_reward(text, device))])
 
 
-def find_profiles(band: "Band", texts: Sequence[str], reward: RewardFn) -> list[Profile]:
-    """The people that were named, or one for each dimension that is scored and each two; no one twice."""
+def find_profiles(band: "Band", texts: Sequence[str], reward: RewardFn | None) -> list[Profile]:
+    """The people that were named, or one for each dimension that is scored and each two; no one twice.
+
+    Without rewards a judge scores all dimensions.
+    """
     from counterpoint.build.evaluation import everyone
     from counterpoint.profiles import format_profile, parse_profile
 
-    scored = [name for name in band.dimensions if name in reward.dimensions]
-    if not scored:
+    scored = [name for name in band.dimensions if reward is None or name in reward.dimensions]
+    if reward is not None and not scored:
         found = f"rewards for {', '.join(reward.dimensions)}, dimensions {', '.join(band.dimensions)}"
         raise CounterpointError(f"no reward scores a dimension of the band: found {found}")
     if not texts:
@@ -154,16 +205,71 @@ def make_trial(
     return Trial(tuple(entries), tuple(prompts), tuple(profiles), left_out, sampling, raw)
 
 
+def print_most(calls: int, as_json: bool) -> None:
+    """How much a judge would be asked."""
+    if as_json:
+        print(json.dumps({"most_calls": calls}))
+    else:
+        out.print(f"at most {calls} calls of the judge: fewer where answers are equal, or judged before")
+
+
 def print_results(results: dict[str, Any]) -> None:
+    """What rewards say, and what a judge says."""
+    if "against" in results:
+        print_rewarded(results)
+    if "judged" in results:
+        print_judged(results["judged"])
+
+
+def print_rewarded(results: dict[str, Any]) -> None:
     """The methods in the order of their reward."""
     references = list(results["against"]["base"])
     against = [f"beats {reference} [95 %]" for reference in references]
     table = Table("method", "reward [95 %]", "average win rate [95 %]", *against, box=None)
     for name, row in sorted(results["methods"].items(), key=lambda item: -item[1]["reward"]["value"]):
         wins = [results["against"][name][reference] for reference in references]
-        shares = ["-" if win is None else cell(win["win_rate"], ".0%") for win in wins]
+        shares = [share(win and win["win_rate"]) for win in wins]
         table.add_row(name, cell(row["reward"], ".2f"), cell(row["average_win_rate"], ".0%"), *shares)
     out.print(table)
+
+
+def print_judged(judged: dict[str, Any]) -> None:
+    """The methods in the order of their average win rate, each pair of methods, and what the judge is worth."""
+    out.print(averages_table(judged))
+    out.print(pairs_table(judged["summed"]["against"]))
+    for line in said_of(judged["judge"]):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def averages_table(judged: dict[str, Any]) -> Table:
+    """Average win rates: by the sum of a person's criteria, and by each criterion alone, ties as half."""
+    alone = {**judged["by_criterion"], "general": judged["general"]}
+    table = Table("by the judge", "average win rate [95 %]", "without ties", *alone, box=None)
+    for name, row in sorted(judged["summed"]["average"].items(), key=lambda item: -value_of(item[1]["win_rate"])):
+        rates = [criterion["average"][name]["win_rate"] for criterion in alone.values()]
+        shares = ["-" if rate is None else f"{rate['value']:.0%}" for rate in rates]
+        table.add_row(name, share(row["win_rate"]), share(row["win_rate_without_ties"]), *shares)
+    return table
+
+
+def pairs_table(against: dict[str, Any]) -> Table:
+    """Each pair of methods once."""
+    counts = ("wins", "ties", "losses", "unanswered")
+    headers = ("win rate [95 %]", "without ties", "won", "tied", "lost", "no verdict")
+    table = Table(Column("pair", no_wrap=True), *headers, box=None)
+    for a, b in combinations(against, 2):
+        pair = against[a][b]
+        rates = [share(pair["win_rate"]), share(pair["win_rate_without_ties"])]
+        table.add_row(f"{a} over {b}", *rates, *(str(pair[name]) for name in counts))
+    return table
+
+
+def share(interval: dict[str, float] | None) -> str:
+    return "-" if interval is None else cell(interval, ".0%")
+
+
+def value_of(interval: dict[str, float] | None) -> float:
+    return 0.0 if interval is None else interval["value"]
 
 
 def cell(interval: dict[str, float], form: str) -> str:

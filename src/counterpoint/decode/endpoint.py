@@ -134,17 +134,9 @@ class Endpoint:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.attempts = retries + 1
-        self._key = api_key(expert, entry)
+        self._key = api_key(f"expert {expert!r}", entry)
         self._by_id = BY_ID
-        self.client = AsyncOpenAI(
-            base_url=entry.url,
-            api_key=self._key or NO_KEY,
-            timeout=httpx2.Timeout(entry.timeout_s, connect=min(entry.timeout_s, CONNECT_S)),
-            max_retries=retries,
-            default_headers={"Accept-Encoding": "identity"},
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_guard]}),
-        )
-        self.client.organization = self.client.project = None  # the client takes OpenAI's from the environment
+        self.client = new_client(entry, self._key, retries)
 
     async def models(self) -> list[_Listed]:
         """The models that the server offers."""
@@ -239,7 +231,21 @@ class Endpoint:
             ) from None
 
 
-def api_key(expert: str, entry: EndpointEntry) -> str | None:
+def new_client(entry: EndpointEntry, key: str | None, retries: int) -> AsyncOpenAI:
+    """A client of an entry's server, which is sent nowhere else and reads no reply without end."""
+    client = AsyncOpenAI(
+        base_url=entry.url,
+        api_key=key or NO_KEY,
+        timeout=httpx2.Timeout(entry.timeout_s, connect=min(entry.timeout_s, CONNECT_S)),
+        max_retries=retries,
+        default_headers={"Accept-Encoding": "identity"},
+        http_client=DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_guard]}),
+    )
+    client.organization = client.project = None  # the client takes OpenAI's from the environment
+    return client
+
+
+def api_key(who: str, entry: EndpointEntry) -> str | None:
     """The key in the environment variable that an entry names, if it names one."""
     if entry.api_key_env is None:
         return None
@@ -247,12 +253,12 @@ def api_key(expert: str, entry: EndpointEntry) -> str | None:
     key = os.environ.get(name, "").strip()
     if not key:
         raise CounterpointError(
-            f"expert {expert!r} at {entry.url}: its key is to be in the environment variable {name}, "
+            f"{who} at {entry.url}: its key is to be in the environment variable {name}, "
             "which is not set; export it"
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise CounterpointError(
-            f"expert {expert!r} at {entry.url}: the key in the environment variable {name} has characters that no key "
+            f"{who} at {entry.url}: the key in the environment variable {name} has characters that no key "
             "has, such as spaces or line ends; export the key alone"
         )
     return key

@@ -14,6 +14,7 @@ from counterpoint.evaluate.bootstrap import Interval
 from counterpoint.evaluate.claims import Claim
 from counterpoint.evaluate.compare import Row, Standings
 from counterpoint.evaluate.figures import ranking_figure, standalone, sweep_figure, trade_off_figure
+from counterpoint.evaluate.judged import Judged
 from counterpoint.evaluate.text import TextStats
 from counterpoint.types import CounterpointError
 
@@ -88,11 +89,12 @@ class Report:
     """All that the page shows; a part that is `None` or empty leaves its section out.
 
     about: what was compared, in plain language. unit: what one point of reward is. text: by method. samples: a few
-    prompts for a profile. notes: what a reader must know, one sentence or two each.
+    prompts for a profile. notes: what a reader must know, one sentence or two each. judged: who wins by a judge, whose
+    account of itself is `judge`; both or neither.
     """
 
     title: str
-    standings: Standings
+    standings: Standings | None
     stages: tuple[Stage, ...]
     about: str = ""
     unit: str = "standard deviations"
@@ -104,6 +106,8 @@ class Report:
     reward_models: tuple[RewardModel, ...] | None = None
     samples: tuple[Sample, ...] | None = None
     notes: tuple[str, ...] | None = None
+    judged: Judged | None = None
+    judge: Mapping[str, Any] | None = None
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -122,6 +126,8 @@ def write_report(path: Path, report: Report) -> None:
 def write_picture(path: Path, report: Report) -> None:
     """Write the page's first figure, reward by method, as an SVG file of its own."""
     table = report.standings
+    if table is None:
+        raise CounterpointError(f"{path}: the figure is of rewards, of which the report has none")
     write_text(path, standalone(str(_ranked(table, table.reward_M, "Reward", 0.0, as_percent=False))) + "\n")
 
 
@@ -131,6 +137,15 @@ def summary(report: Report) -> dict[str, Any]:
     Correctness is `None` where it was not measured; so is a profile's.
     """
     table = report.standings
+    return {
+        "seconds": sum(stage.seconds for stage in report.stages),
+        "stages": [{"name": stage.name, "seconds": stage.seconds} for stage in report.stages],
+        **({} if table is None else standings_dict(table)),
+    }
+
+
+def standings_dict(table: Standings) -> dict[str, Any]:
+    """The standings by the names of methods and profiles, ready for JSON."""
     methods = {
         method: {
             "average_win_rate": table.average_win_M[m].to_dict(),
@@ -147,36 +162,55 @@ def summary(report: Report) -> dict[str, Any]:
         }
         for m, method in enumerate(table.methods)
     }
-    return {
-        "seconds": sum(stage.seconds for stage in report.stages),
-        "stages": [{"name": stage.name, "seconds": stage.seconds} for stage in report.stages],
-        "prompts": table.prompts,
-        "seed": table.seed,
-        "resamples": table.resamples,
-        "methods": methods,
-    }
+    return {"prompts": table.prompts, "seed": table.seed, "resamples": table.resamples, "methods": methods}
 
 
 def page(report: Report) -> dict[str, Any]:
     """What the template needs: the report, orders by rank, and the figures."""
+    if (report.judged is None) != (report.judge is None):
+        raise CounterpointError("verdicts need the judge's account of itself, and the reverse")
     table = report.standings
-    by_reward = _descending(table.reward_M)
     return {
         "report": report,
         "table": table,
+        "shown": shown(report),
+        "total_seconds": sum(stage.seconds for stage in report.stages),
+        "trade_off_figure": None if report.trade_off is None else _trade_off(report.trade_off),
+        "sweep_figures": _sweeps(report.sweeps or ()),
+        "baselines": _in_order(name for model in report.reward_models or () for name in model.baselines),
+        "by_verdicts": [] if report.judged is None else by_verdicts(report.judged),
+        **({} if table is None else ranked(table)),
+    }
+
+
+def ranked(table: Standings) -> dict[str, Any]:
+    """What the template needs of rewards."""
+    by_reward = _descending(table.reward_M)
+    return {
         "by_reward": by_reward,
         "by_wins": _descending(table.average_win_M),
         "score_scale": max((abs(s) for by_profile in table.score_MRD for row in by_profile for s in row), default=0)
         or 1.0,
         "best": by_reward[0],
         "second": by_reward[1],
-        "total_seconds": sum(stage.seconds for stage in report.stages),
         "reward_figure": _ranked(table, table.reward_M, "Reward", centre=0, as_percent=False),
         "win_figure": _ranked(table, table.average_win_M, "Average pairwise win rate", centre=0.5, as_percent=True),
-        "trade_off_figure": None if report.trade_off is None else _trade_off(report.trade_off),
-        "sweep_figures": _sweeps(report.sweeps or ()),
-        "baselines": _in_order(name for model in report.reward_models or () for name in model.baselines),
     }
+
+
+def shown(report: Report) -> list[tuple[str, Interval | None]]:
+    """The methods, best first, and how often each is right if that was measured."""
+    table = report.standings
+    if table is None:
+        return [(method, None) for method in report.text or ()]
+    correct_M = table.correctness_M
+    return [(table.methods[m], None if correct_M is None else correct_M[m]) for m in _descending(table.reward_M)]
+
+
+def by_verdicts(judged: Judged) -> list[int]:
+    """The methods by their average win rate, those without one last."""
+    rates = [0.0 if rate is None else rate.value for rate in judged.summed.average_M]
+    return sorted(range(len(rates)), key=lambda m: -rates[m])
 
 
 def _descending(row: Row) -> list[int]:
