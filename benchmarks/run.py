@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import llama_server, peers
+from benchmarks import llama_server, merge, peers
 from benchmarks.models import prepare, random_adapter, shapes_of
 from benchmarks.mope import bandwidth, mope_of_eight, mope_parts, mope_step, rebel_large, rebel_world
 from benchmarks.ours import Bench, gate, mixed, one, profiles
@@ -135,6 +135,8 @@ PARTS: tuple[tuple[Callable[[Path, str], Iterator[Row]], tuple[str, ...]], ...] 
     (mope_parts, ("bfloat16", "float32")),
     (rebel_world, ("float32",)),
     (rebel_large, ("float32",)),
+    (merge.merge, ("float32", "bfloat16")),
+    (merge.merge_adapters, ("float32",)),
 )
 
 

@@ -16,7 +16,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle 
 import torch
 
 from counterpoint.artifacts import read_json
-from counterpoint.build import BuildConfig, Built, Task, build
+from counterpoint.build.present import Built
+from counterpoint.build.task import BuildConfig, Task
+from counterpoint.build.whole import build
 from counterpoint.cli.build import print_summary
 from counterpoint.data.examples import example
 from counterpoint.data.world import AXES, DIMENSIONS, base_examples, questions

@@ -21,9 +21,9 @@ import torch
 from recipes.demo import world_task
 
 from counterpoint.artifacts import read_json, write_json, write_text
-from counterpoint.build import BuildConfig, Task
 from counterpoint.build.answer import Entry, Progress
 from counterpoint.build.judge import Answers, answer, selected
+from counterpoint.build.task import BuildConfig, Task
 from counterpoint.decode.band import Band
 from counterpoint.evaluate.claims import write_claims
 from counterpoint.evaluate.doses import Curve, dose_claims, dose_curve

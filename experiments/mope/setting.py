@@ -11,8 +11,8 @@ import numpy as np
 from experiments.stories.run import RULES
 from recipes.demo import world_task
 
-from counterpoint.build import Task
 from counterpoint.build.present import text_of
+from counterpoint.build.task import Task
 from counterpoint.cli.build import make_task
 from counterpoint.decode.band import Band
 from counterpoint.rewards.bradley_terry import BradleyTerryReward

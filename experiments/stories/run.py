@@ -19,8 +19,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle 
 
 import torch
 
-from counterpoint.build import BuildConfig, build
 from counterpoint.build.claims import reward_claims
+from counterpoint.build.task import BuildConfig
+from counterpoint.build.whole import build
 from counterpoint.cli.build import make_task
 from counterpoint.evaluate.claims import write_claims
 from counterpoint.stages import Stages

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from counterpoint.train import on_policy
+from counterpoint.train.adaptive import Adaptive, kl_price
 from counterpoint.train.on_policy import TENSORS, Algorithm, Rollout, check, learn
 from counterpoint.types import CounterpointError
 
@@ -233,6 +234,103 @@ def test_rebel_keeps_the_two_of_a_pair_together(tmp_path: Path) -> None:
         assert all(a % 2 == 0 and b == a + 1 for a, b in zip(rows[0::2], rows[1::2], strict=True))
 
 
+# What is adapted from one iteration to the next
+
+
+class Paid(Table):
+    """Rewards in another unit."""
+
+    def roll_out(self, iteration: int) -> tuple[Rollout, dict[str, float]]:
+        rollout, noted = super().roll_out(iteration)
+        return replace(rollout, reward_N=40 * rollout.reward_N - 7), noted
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_normalised_rewards_have_no_unit(tmp_path: Path, algorithm: Algorithm) -> None:
+    learners, config, adaptive = (Table(), Paid()), Config(algorithm, kl=0.1), Adaptive(normalise=True)
+    one, other = (learn(x, config, tmp_path / str(i), adaptive=adaptive) for i, x in enumerate(learners))
+    assert bits(learners[0]) == pytest.approx(bits(learners[1]), abs=1e-4)
+    assert other[0]["reward"] == pytest.approx(40 * one[0]["reward"] - 7, rel=1e-5), "it is logged as it was earned"
+    unlike = Table()
+    learn(unlike, config, tmp_path / "raw")
+    assert bits(unlike) != pytest.approx(bits(learners[0]), abs=1e-3)
+
+
+def test_rewards_that_are_all_alike_teach_nothing_when_normalised(tmp_path: Path) -> None:
+    class Even(Table):
+        def roll_out(self, iteration: int) -> tuple[Rollout, dict[str, float]]:
+            rollout, noted = super().roll_out(iteration)
+            return replace(rollout, reward_N=torch.full_like(rollout.reward_N, 3.0)), noted
+
+    (entry,) = learn(Even(), Config("rebel", 1), tmp_path, adaptive=Adaptive(normalise=True))
+    assert entry["grad_norm"] == 0
+
+
+@pytest.mark.parametrize(("target", "rises"), [(0.01, True), (50.0, False)])
+def test_the_price_of_kl_is_led_by_what_was_logged(tmp_path: Path, target: float, rises: bool) -> None:
+    adaptive = Adaptive(kl_target=target, kl_horizon=320)
+    log = learn(Table(), Config("ppo", iterations=8, kl=0.1), tmp_path, adaptive=adaptive)
+    assert [e["kl_price"] for e in log] == [kl_price(log[:i], 0.1, target, 320) for i in range(8)]
+    assert (log[-1]["kl_price"] > log[0]["kl_price"] == 0.1) == rises
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_iteration_ends_where_tokens_have_gone_too_far(tmp_path: Path, algorithm: Algorithm) -> None:
+    def steps(name: str, stop_kl: float | None) -> list[float]:
+        config = Config(algorithm, iterations=2, epochs=4)
+        return [e["steps"] for e in learn(Table(), config, tmp_path / name, adaptive=Adaptive(stop_kl=stop_kl))]
+
+    assert steps("never", None) == steps("far", 100.0) == [16, 16]
+    assert steps("at once", 1e-9) == [1, 1]
+    assert all(1 < n < 16 for n in steps("soon", 0.01))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_dear_kl_keeps_the_policy_where_it_is(tmp_path: Path, algorithm: Algorithm) -> None:
+    cheap, dear = (
+        learn(Table(), Config(algorithm, iterations=20, epochs=4, kl=kl), tmp_path / str(kl))[-1]["kl"]
+        for kl in (0.0, 100.0)
+    )
+    assert cheap > 1
+    assert abs(dear) < 0.05
+
+
+class Bandit:
+    """Two responses of one token; the reference takes the first in one of five cases."""
+
+    reference_A = torch.tensor([0.2, 0.8]).log()
+    reward_A = torch.tensor([1.0, 0.0])
+
+    def __init__(self) -> None:
+        self.logits_A = nn.Parameter(self.reference_A.clone())
+        self.value = nn.Parameter(torch.zeros(()))
+
+    def parameters(self) -> Sequence[nn.Parameter]:
+        return [self.logits_A, self.value]
+
+    def roll_out(self, iteration: int) -> tuple[Rollout, dict[str, float]]:
+        noise = torch.Generator().manual_seed(iteration)
+        self.action_N1 = torch.multinomial(self.logits_A.softmax(-1), 512, replacement=True, generator=noise)[:, None]
+        logp_N1 = self.logits_A.log_softmax(-1)[self.action_N1]
+        mask_N1 = torch.ones(512, 1, dtype=torch.bool)
+        return Rollout(logp_N1, self.reference_A[self.action_N1], mask_N1, self.reward_A[self.action_N1[:, 0]]), {}
+
+    def evaluate(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        action_B1 = self.action_N1[rows]
+        return self.logits_A.log_softmax(-1)[action_B1], self.value.expand(len(rows), 1)
+
+
+@pytest.mark.parametrize("kl", [0.5, 1.0])
+def test_on_a_bandit_of_two_tokens_ppo_ends_at_the_reference_times_exp_of_reward_over_kl(
+    tmp_path: Path, kl: float
+) -> None:
+    """0.2 e^(1/kl) against 0.8: 0.649 at kl 1/2, 0.405 at 1. The reward is the share of the first."""
+    log = learn(Bandit(), Config("ppo", iterations=60, minibatch=256, learning_rate=0.02, kl=kl), tmp_path)
+    better, worse = 0.2 * math.exp(1 / kl), 0.8
+    late = sum(entry["reward"] for entry in log[20:]) / 40  # a single iteration is a few hundredths off, either way
+    assert late == pytest.approx(better / (better + worse), abs=0.03)
+
+
 # Runs that stop
 
 
@@ -290,6 +388,16 @@ def test_a_run_stopped_between_iterations_goes_on_as_if_unbroken(tmp_path: Path,
     with pytest.raises(Interruption):
         learn(Table(), Config(algorithm), tmp_path / "work", interrupt)
     goes_on_as_if_unbroken(algorithm, tmp_path / "work", after=2)
+
+
+def test_a_run_that_adapts_goes_on_as_if_unbroken(tmp_path: Path) -> None:
+    adaptive = Adaptive(normalise=True, kl_target=0.05, kl_horizon=100, stop_kl=0.01)
+    config, resumed, unbroken = Config("ppo", iterations=4, kl=0.1), Table(), Table()
+    with pytest.raises(Interruption):
+        learn(Stopping(iteration=2), config, tmp_path / "work", adaptive=adaptive)
+    log = learn(resumed, config, tmp_path / "work", adaptive=adaptive)
+    assert without_seconds(log) == without_seconds(learn(unbroken, config, tmp_path / "whole", adaptive=adaptive))
+    assert bits(resumed) == bits(unbroken)
 
 
 def fail(*_: Any) -> None:

@@ -12,9 +12,11 @@ from rich.console import Console
 
 from counterpoint import Band
 from counterpoint.artifacts import MANIFEST, read_json
-from counterpoint.build import BuildConfig, Built, Task, build
 from counterpoint.build.answer import Entry
 from counterpoint.build.judge import best_strengths, entries_of, strengths_of
+from counterpoint.build.present import Built
+from counterpoint.build.task import BuildConfig, Task
+from counterpoint.build.whole import build
 from counterpoint.data.comparisons import read_comparisons
 from counterpoint.decode.sampling import Sampling
 from counterpoint.evaluate.bootstrap import mean_interval

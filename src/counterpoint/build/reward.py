@@ -22,11 +22,12 @@ from counterpoint.data.comparisons import write_comparisons
 from counterpoint.data.split import opening
 from counterpoint.evaluate.accuracy import measure_reward
 from counterpoint.rewards.bradley_terry import FILE, BradleyTerryReward
-from counterpoint.rewards.k_head import KHeadReward
+from counterpoint.rewards.load import load_reward, one_of
 from counterpoint.rewards.scorer import Scorer
 from counterpoint.stages import Stages
 from counterpoint.train.k_head import KHeadConfig, train_k_head
 from counterpoint.train.reward_model import RewardModelConfig, train_reward_model
+from counterpoint.train.steered import SteeredConfig, train_steered
 from counterpoint.types import Comparison, CounterpointError, RewardFn
 
 
@@ -36,7 +37,7 @@ def claim_reward(out: Path, dimensions: Sequence[str]) -> None:
     if not (out / FILE).exists():
         return
     record = read_json(out / FILE)
-    found = record.get("dimensions", [record.get("dimension")])
+    found = list(record.get("requests") or record.get("dimensions") or [record.get("dimension")])
     if set(found) != set(dimensions):
         raise CounterpointError(
             f"{out}: holds a reward model of {', '.join(map(str, found))}, which one of {', '.join(dimensions)} would "
@@ -61,22 +62,31 @@ def learn_reward(
 
 
 def learn_shared_reward(
-    config: KHeadConfig, divided: Sequence[Divided], out: Path, stages: Stages, device: str = "cpu"
+    config: KHeadConfig | SteeredConfig, divided: Sequence[Divided], out: Path, stages: Stages, device: str = "cpu"
 ) -> dict[str, dict[str, Any]]:
     """Train one reward model for all dimensions into `out` and return what `out/metrics.json` says, by dimension.
 
-    Each dimension is measured as `learn_reward` does; `divided` are to agree on the prompts (`divide_together`).
+    It has a head for each, or is steered by their requests. Each dimension is measured as `learn_reward` does;
+    `divided` are to agree on the prompts (`divide_together`), which are bare.
     """
     claim_reward(out, config.dimensions)
+    way = "that a request tells which" if isinstance(config, SteeredConfig) else "with a head for each"
     names = ", ".join(config.dimensions)
-    with stages.stage("reward model of several dimensions", f"one model with a head for each of {names}") as bar:
+    with stages.stage("reward model of several dimensions", f"one model {way}: {names}") as bar:
         for part in divided:
             bar.note(f"{part.dimension}: {part}")
         seen = [comparison for part in divided for comparison in part.seen]
-        result = train_k_head(config, seen, out, progress=bar.task("steps"))
+        report = bar.task("steps")
+        if isinstance(config, SteeredConfig):
+            result = train_steered(config, seen, out, progress=report)
+        else:
+            result = train_k_head(config, seen, out, progress=report)
         bar.note(outcome(result, config.steps))
-    model, trained = KHeadReward.load(out, device=device), {"fresh": result.fresh, "last_loss": result.losses[-1]}
-    metrics = {p.dimension: {**p.to_dict(), **trained, **measure(model, p, config.seed, stages)} for p in divided}
+    model, trained = load_reward(out, device), {"fresh": result.fresh, "last_loss": result.losses[-1]}
+    of = {name: one_of(model, name, name) for name in config.dimensions}
+    metrics = {
+        p.dimension: {**p.to_dict(), **trained, **measure(of[p.dimension], p, config.seed, stages)} for p in divided
+    }
     write_comparisons(out / HELD_OUT, [comparison for part in divided for comparison in part.unseen])
     write_json(out / METRICS, metrics)
     return metrics
@@ -107,6 +117,18 @@ def divide_together(
     ends = [_end(order, own, len(_openings(part.unseen))) for own, part in zip(openings_D, parts, strict=True)]
     held = set(order[: max(ends)])
     return [_divided_by(part, held) for part in parts]
+
+
+def room_for(requests: Sequence[tuple[str, str]], tokenizer: Any, longest: int) -> int:
+    """How many tokens a bare prompt and its response may have, so that any request has room after the prompt.
+
+    Raises CounterpointError where a request alone takes it all.
+    """
+    said = max((len(tokenizer(f" {text}", add_special_tokens=False)["input_ids"]) for _, text in requests), default=-1)
+    room = longest - (said + 1)  # one more, since a request may change how the prompt's end is cut into tokens
+    if room < 1:
+        raise CounterpointError(f"a request has {said} tokens, which leaves no room in {longest}; raise --max-length")
+    return room
 
 
 def _openings(comparisons: Sequence[Comparison]) -> set[str]:

@@ -37,8 +37,6 @@ from counterpoint.rewards.rules import Rewards
 from counterpoint.stages import Bar, Stages
 from counterpoint.types import Comparison
 
-__all__ = ["BuildConfig", "Built", "Task", "build"]
-
 
 def build(task: Task, out: Path, config: BuildConfig, stages: Stages, title: str) -> Built:
     """Run the whole path: `out/band`, `out/report.html`, `out/methods.svg`, `out/summary.json`, `out/responses.jsonl`.

@@ -5,7 +5,26 @@ import sys
 
 from rich.console import Console
 
-from counterpoint.cli import add, bounds, build, chat, controller, data, evaluate, inspect, remove, score, trace, train
+from counterpoint.cli import (
+    add,
+    bounds,
+    build,
+    chat,
+    controller,
+    data,
+    evaluate,
+    expert,
+    inspect,
+    label,
+    merge,
+    policy,
+    preferences,
+    remove,
+    sample,
+    score,
+    trace,
+    train,
+)
 from counterpoint.cli.app import app
 from counterpoint.types import CounterpointError
 
@@ -18,9 +37,15 @@ __all__ = [
     "controller",
     "data",
     "evaluate",
+    "expert",
     "inspect",
+    "label",
     "main",
+    "merge",
+    "policy",
+    "preferences",
     "remove",
+    "sample",
     "score",
     "trace",
     "train",

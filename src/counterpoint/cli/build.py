@@ -1,7 +1,7 @@
 """`counterpoint build`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,17 +10,20 @@ import typer
 from rich.table import Table
 
 from counterpoint.cli.app import AsJson, Threads, app, out, set_threads
+from counterpoint.cli.preferences import read_dimensions
 from counterpoint.cli.tell import tell_left_out
 from counterpoint.data.asked import as_asked
 from counterpoint.types import CounterpointError, Dimension, Prompt
 
 if TYPE_CHECKING:
-    from counterpoint.build import Task
+    from counterpoint.build.task import Task
 
 REWARD = (
     "DIMENSION=RULE: length, ari, coleman-liau, sentiment, words:a,b, regex:P, bag-of-words:pairs.jsonl, "
     "python:f.py:g, or a trained folder."
 )
+
+OF_TABLE = "A table (see `counterpoint preferences`) that says the requests and axes of what has a --reward."
 
 
 @app.command()
@@ -32,6 +35,7 @@ def build(
     test_prompts: Annotated[list[Path] | None, typer.Option(help="Prompts to judge by; else a quarter.")] = None,
     axis: Annotated[list[str] | None, typer.Option(help="Opposed dimensions, such as short,long.")] = None,
     request: Annotated[list[str] | None, typer.Option(help='DIMENSION="Please ...": how to ask for it.')] = None,
+    preferences: Annotated[Path | None, typer.Option(help=OF_TABLE)] = None,
     comparisons: Annotated[list[Path] | None, typer.Option(help="Preference data, instead of rule labels.")] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave out bad lines of the data, and list them.")] = False,
     experts: Annotated[str, typer.Option(help="best-of-n, sft (on preferred responses) or dpo.")] = "best-of-n",
@@ -52,14 +56,18 @@ def build(
 ) -> None:
     """Learn an expert per dimension, combine them in every way, and judge the result: the whole path."""
     from counterpoint.artifacts import read_json
-    from counterpoint.build import BuildConfig
-    from counterpoint.build import build as run
+    from counterpoint.build.task import BuildConfig
+    from counterpoint.build.whole import build as run
     from counterpoint.stages import Stages
 
     set_threads(threads)
-    task = make_task(model, prompts, test_prompts or [], reward, axis or [], request or [], comparisons or [], skip_bad)
+    table = read_dimensions(preferences) if preferences else ()
+    task = make_task(
+        model, prompts, test_prompts or [], reward, axis or [], request or [], comparisons or [], skip_bad, table
+    )
+    asked = 2 if any(dimension.request for dimension in task.dimensions) else 0
     config = BuildConfig(
-        samples=samples, asked=0 if not request else 2, experts=experts, expert_steps=expert_steps,  # type: ignore[arg-type]
+        samples=samples, asked=asked, experts=experts, expert_steps=expert_steps,  # type: ignore[arg-type]
         reward_steps=reward_steps, expert_learning_rate=learning_rate, lora_rank=lora_rank, batch=batch,
         temperature=temperature, max_tokens=max_tokens, tune_prompts=tune_prompts, checkpoint_every=checkpoint_every,
         workers=workers, seed=seed,
@@ -78,14 +86,16 @@ def build(
 
 def make_task(
     model: str, prompts: list[Path], test_prompts: list[Path], reward: list[str], axis: list[str], request: list[str],
-    comparisons: list[Path], skip_bad: bool,
+    comparisons: list[Path], skip_bad: bool, table: Sequence[Dimension] = (),
 ) -> "Task":  # fmt: skip
     """Read everything that a build is given, and say what was left out.
 
-    For a model with a chat template a prompt in plain text is a user's message, as it is to `chat`.
+    `table` says what is asked for and opposed where `request` and `axis` do not. For a model with a chat template a
+    prompt in plain text is a user's message, as it is to `chat`.
     """
-    from counterpoint.build import Task
+    from counterpoint.build.task import Task
     from counterpoint.data.comparisons import read_comparisons
+    from counterpoint.data.preferences import axes_of
     from counterpoint.data.prompts import read_prompts
     from counterpoint.models.load import check_family, load_tokenizer
     from counterpoint.rewards.load import parse_reward
@@ -110,18 +120,27 @@ def make_task(
     tell_left_out([*learned.dropped, *(tested.dropped if tested else ()), *(given.dropped if given else ())])
     train = unique_as_asked(learned.prompts, tokenizer)
     cut = len(train) - len(train) // 4
+    dimensions = described(rewards.dimensions, asked, table)
+    opposed = [tuple(pole.strip() for pole in poles.split(",")) for poles in axis] or axes_of(dimensions)
     return Task(
         model=model,
-        dimensions=tuple(Dimension(name, request=asked.get(name, "")) for name in rewards.dimensions),
+        dimensions=dimensions,
         train_prompts=train if tested else train[:cut],
         test_prompts=unique_as_asked(tested.prompts, tokenizer) if tested else train[cut:],
         judge=rewards,
-        axes=tuple(tuple(pole.strip() for pole in poles.split(",")) for poles in axis),
+        axes=tuple(opposed),
         trade_off=(rewards.dimensions[0], rewards.dimensions[1]) if len(rewards.dimensions) > 1 else None,
         comparisons=tuple(
             replace(c, prompt=as_asked(c.prompt, tokenizer)) for c in (given.comparisons if given else ())
         ),
     )
+
+
+def described(names: Sequence[str], requests: Mapping[str, str], table: Sequence[Dimension]) -> tuple[Dimension, ...]:
+    """Dimensions as a table has them, or by their name alone; a request given by hand comes before the table's."""
+    known = {dimension.name: dimension for dimension in table}
+    found = [known.get(name, Dimension(name)) for name in names]
+    return tuple(replace(d, request=requests.get(d.name, d.request)) for d in found)
 
 
 def unique_as_asked(prompts: Sequence[Prompt], tokenizer: Any) -> tuple[Prompt, ...]:

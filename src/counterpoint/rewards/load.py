@@ -13,6 +13,7 @@ from counterpoint.profiles import unknown_name
 from counterpoint.rewards.bradley_terry import FILE, BradleyTerryReward, check_length, read_record
 from counterpoint.rewards.k_head import KHeadReward
 from counterpoint.rewards.rules import parse_rule
+from counterpoint.rewards.steered import SteeredReward
 from counterpoint.types import CounterpointError, Prompt, RewardFn
 
 
@@ -69,7 +70,10 @@ def load_reward(folder: Path, device: str = "cpu") -> RewardFn:
     """The reward model of a folder, of whichever kind its `reward.json` says."""
     if not (folder / FILE).exists():
         raise CounterpointError(f"{folder}: holds no {FILE}; expected a reward model of `counterpoint train reward`")
-    kind = KHeadReward if "dimensions" in read_record(folder) else BradleyTerryReward
+    record = read_record(folder)
+    if "requests" in record:
+        return Trained(SteeredReward.load(folder, device=device))
+    kind = KHeadReward if "dimensions" in record else BradleyTerryReward
     return Trained(kind.load(folder, device=device))
 
 
@@ -98,11 +102,19 @@ def check_lengths(rewards: Sequence[RewardFn], prompt: Prompt, responses: Sequen
     """Refuse responses to a prompt of which one is too long for a trained model among rewards."""
     for part in trained_among(rewards):
         asked = as_asked(prompt, part.model.tokenizer)
-        for response in responses:
-            check_length(example(asked, response, part.model.tokenizer), response, part.model.model)
+        for read in part.model.asked(asked) if isinstance(part.model, SteeredReward) else [asked]:
+            for response in responses:
+                check_length(example(read, response, part.model.tokenizer), response, part.model.model)
 
 
 def _named(reward: RewardFn, name: str, spec: str) -> RewardFn:
     if name not in reward.dimensions and len(reward.dimensions) > 1:
         raise CounterpointError(f"reward {name}={spec}: {unknown_name('dimension', name, reward.dimensions)}")
-    return Column(reward, reward.dimensions.index(name) if name in reward.dimensions else 0, name)
+    return one_of(reward, name if name in reward.dimensions else reward.dimensions[0], name)
+
+
+def one_of(reward: RewardFn, dimension: str, name: str) -> Column:
+    """One dimension of a reward under a name of the user's, at the cost of that dimension alone."""
+    if isinstance(reward, Trained) and isinstance(reward.model, SteeredReward):
+        reward = Trained(reward.model.only(dimension))
+    return Column(reward, reward.dimensions.index(dimension), name)

@@ -27,6 +27,7 @@ from counterpoint.decode.engine import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.tracing import Detail
 from counterpoint.models.controller import ControllerModel
+from counterpoint.train.draws import drawn, seeds
 from counterpoint.train.on_policy import Rollout
 from counterpoint.types import Completion, CounterpointError, Profile, Prompt, Trace
 
@@ -169,14 +170,12 @@ class MopeLearner:
 
     def _draw(self, iteration: int) -> tuple[list[int], list[int]]:
         """The prompt and the profile of each response, `[N]`: prompts in shuffled rounds, profiles by turns."""
-        generator = torch.Generator().manual_seed(_mixed(self.config.seed, iteration, 0))
-        count, samples = self.config.prompts_per_iteration, self.config.samples
-        prompts = _rounds(len(self.prompts), count, generator)
-        profiles = _rounds(len(self.profiles), count, generator)
+        sizes, samples = (len(self.prompts), len(self.profiles)), self.config.samples
+        prompts, profiles = drawn(sizes, self.config.prompts_per_iteration, self.config.seed, iteration)
         return [p for p in prompts for _ in range(samples)], [r for r in profiles for _ in range(samples)]
 
     def _seeds(self, iteration: int, count: int) -> list[int]:
-        return [_mixed(self.config.seed, iteration, 1 + index) for index in range(count)]
+        return seeds(count, self.config.seed, iteration)
 
     def _request(self, prompt: int, plan: Plan, seed: int) -> Request:
         sampling = Sampling(temperature=self.config.temperature, max_tokens=self.config.max_tokens, seed=seed)
@@ -250,19 +249,6 @@ def _spread(rows: Sequence[Tensor], columns: Sequence[Sequence[int]], width: int
 def _trace(completion: Completion) -> Trace:
     assert completion.trace is not None
     return completion.trace
-
-
-def _rounds(size: int, count: int, generator: torch.Generator) -> list[int]:
-    """`count` indices below `size`, each as often as any other, give or take one."""
-    drawn: list[int] = []
-    while len(drawn) < count:
-        drawn += torch.randperm(size, generator=generator).tolist()
-    return drawn[:count]
-
-
-def _mixed(*numbers: int) -> int:
-    """One seed of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64).item()) >> 1
 
 
 def _zero_critic(model: ControllerModel | Constants) -> nn.Linear:

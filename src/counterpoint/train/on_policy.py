@@ -5,14 +5,15 @@ without weight decay. The loop knows no language model: a `Learner` samples and 
 
 KL to a reference is part of the reward: kl (log p - log p_ref), per token in PPO and of the whole response in REBEL.
 The surprising part: a roll-out is not kept. A killed run samples it again, which gives the same one, since it depends
-on the parameters and the number of the iteration alone.
+on the parameters and the number of the iteration alone. What is adapted from one iteration to the next
+(`train/adaptive.py`) depends on the log alone.
 """
 
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from counterpoint.artifacts import publish, read_json, write_json
+from counterpoint.train.adaptive import LEEWAY, Adaptive, drift, kl_price, normal
 from counterpoint.train.checkpoints import STATE, newest_checkpoint
 from counterpoint.train.ppo import advantages, clipped_surrogate, clipped_value_loss, token_rewards, whiten
 from counterpoint.train.rebel import rebel_loss
@@ -30,6 +32,8 @@ from counterpoint.types import CounterpointError
 
 TENSORS = "tensors.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+TINY = 1e-8
+"""A standard deviation below this is none: rewards that are all alike become 0."""
 
 Algorithm = Literal["rebel", "ppo"]
 Log = list[dict[str, float]]
@@ -146,8 +150,15 @@ def check(config: LoopConfig) -> None:
             raise CounterpointError(f"{name} is {value}; rebel compares pairs, so it must be even, such as {value + 1}")
 
 
+FIXED = Adaptive()
+
+
 def learn(
-    learner: Learner, config: LoopConfig, work: Path, progress: Callable[[int, int], None] | None = None
+    learner: Learner,
+    config: LoopConfig,
+    work: Path,
+    progress: Callable[[int, int], None] | None = None,
+    adaptive: Adaptive = FIXED,
 ) -> tuple[dict[str, float], ...]:
     """Train the learner's parameters in place and return what each iteration logged.
 
@@ -155,9 +166,10 @@ def learn(
     with the same configuration and a learner that starts alike, ends with the bits of an unbroken one. `progress` is
     called with (iterations done, iterations in all).
 
-    The log has the means over responses of `reward` (without KL), `kl` (log p - log p_ref of a response) and `length`,
-    the means over steps of `loss` and `grad_norm` (before clipping), `mismatch`, and seconds. `mismatch` is the mean
-    over tokens of |log p now - log p when sampled| before the first step: more than rounding is a fault of the learner.
+    The log has the means over `responses` of `reward` (as earned, without KL; with its `reward_std`), `kl` (log p -
+    log p_ref of a response) and `length`, the price of KL, the `steps` with the means over them of `loss` and
+    `grad_norm` (before clipping), `mismatch`, and seconds. `mismatch` is the mean over tokens of |log p now - log p
+    when sampled| before the first step: more than rounding is a fault of the learner.
 
     Raises CounterpointError for a configuration that is out of range, for PPO without a critic, and for a reward,
     log-probability, loss or gradient that is not finite.
@@ -166,23 +178,40 @@ def learn(
     parameters = learner.parameters()
     optimizer = AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     log = _restore(work, parameters, optimizer)
-    for iteration in range(len(log), config.iterations):
-        log.append(_iterate(learner, config, optimizer, iteration))
+    while len(log) < config.iterations:
+        log.append(_iterate(learner, config, optimizer, log, adaptive))
         _save(work, parameters, optimizer, log)
         if progress is not None:
-            progress(iteration + 1, config.iterations)
+            progress(len(log), config.iterations)
     return tuple(log)
 
 
-def _iterate(learner: Learner, config: LoopConfig, optimizer: Optimizer, iteration: int) -> dict[str, float]:
-    started = time.perf_counter()
+def _iterate(
+    learner: Learner, config: LoopConfig, optimizer: Optimizer, log: Log, adaptive: Adaptive
+) -> dict[str, float]:
+    started, iteration = time.perf_counter(), len(log)
     with torch.no_grad():
         rollout, noted = learner.roll_out(iteration)
     _check_rollout(rollout, config.samples, iteration)
     sampled = time.perf_counter()
-    steps = _epochs(learner, rollout, config, optimizer, iteration)
+    figures = {**_figures(rollout), "kl_price": _price(config.kl, log, adaptive)}
+    if adaptive.normalise:
+        rollout = _normalised(rollout, [*log, figures])
+    loss_of = _loss_of(learner, rollout, config, figures["kl_price"])
+    steps = _epochs(learner, rollout, config, optimizer, iteration, loss_of, adaptive.stop_kl)
     seconds = {"seconds_roll_out": sampled - started, "seconds_epochs": time.perf_counter() - sampled}
-    return {**_figures(rollout), **steps, **seconds, **noted}
+    return {**figures, **steps, **seconds, **noted}
+
+
+def _price(kl: float, log: Log, adaptive: Adaptive) -> float:
+    target = adaptive.kl_target
+    return kl if target is None else kl_price(log, kl, target, adaptive.kl_horizon)
+
+
+def _normalised(rollout: Rollout, log: Log) -> Rollout:
+    """With rewards in standard deviations of all in the log, to which its own belong."""
+    mean, std = normal(log)
+    return replace(rollout, reward_N=(rollout.reward_N - mean) / max(std, TINY))
 
 
 def _check_rollout(rollout: Rollout, samples: int, iteration: int) -> None:
@@ -211,22 +240,39 @@ def _of_responses(logp_NT: Tensor, mask_NT: Tensor) -> Tensor:
 def _figures(rollout: Rollout) -> dict[str, float]:
     kl_N = _of_responses(rollout.logp_NT - rollout.reference_NT, rollout.mask_NT)
     length_N = rollout.mask_NT.sum(dim=1).float()
-    return {name: x_N.mean().item() for name, x_N in (("reward", rollout.reward_N), ("kl", kl_N), ("length", length_N))}
+    means = {
+        name: x_N.mean().item() for name, x_N in (("reward", rollout.reward_N), ("kl", kl_N), ("length", length_N))
+    }
+    return {**means, "reward_std": rollout.reward_N.std(correction=0).item(), "responses": len(rollout)}
+
+
+def _loss_of(learner: Learner, rollout: Rollout, config: LoopConfig, kl: float) -> _Loss:
+    return _rebel(rollout, config, kl) if config.algorithm == "rebel" else _ppo(rollout, config, kl, learner)
 
 
 def _epochs(
-    learner: Learner, rollout: Rollout, config: LoopConfig, optimizer: Optimizer, iteration: int
+    learner: Learner,
+    rollout: Rollout,
+    config: LoopConfig,
+    optimizer: Optimizer,
+    iteration: int,
+    loss_of: _Loss,
+    stop_kl: float | None,
 ) -> dict[str, float]:
-    loss_of = _rebel(rollout, config) if config.algorithm == "rebel" else _ppo(rollout, config, learner)
-    losses, norms, gaps = [], [], []
+    losses: list[float] = []
+    norms: list[float] = []
+    gaps: list[float] = []
     for rows in _minibatches(len(rollout), config, iteration):
         logp_BT, value_BT = learner.evaluate(rows)
-        gap_BT = (logp_BT.detach() - rollout.logp_NT[rows]).abs()
-        gaps.append(gap_BT[rollout.mask_NT[rows]].mean().item())
+        old_BT, mask_BT = rollout.logp_NT[rows], rollout.mask_NT[rows]
+        if losses and stop_kl is not None and drift(logp_BT, old_BT, mask_BT) > LEEWAY * stop_kl:
+            break
+        gaps.append((logp_BT.detach() - old_BT).abs()[mask_BT].mean().item())
         loss = loss_of(rows, logp_BT, value_BT)
         norms.append(_step(optimizer, loss, config.max_grad_norm, iteration))
         losses.append(loss.item())
-    return {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms)), "mismatch": gaps[0]}
+    means = {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms))}
+    return {"steps": len(losses), **means, "mismatch": gaps[0]}
 
 
 def _minibatches(responses: int, config: LoopConfig, iteration: int) -> Iterator[Tensor]:
@@ -253,10 +299,10 @@ def _step(optimizer: Optimizer, loss: Tensor, max_grad_norm: float, iteration: i
     return norm
 
 
-def _rebel(rollout: Rollout, config: LoopConfig) -> _Loss:
+def _rebel(rollout: Rollout, config: LoopConfig, kl: float) -> _Loss:
     old_N = _of_responses(rollout.logp_NT, rollout.mask_NT)
     reference_N = _of_responses(rollout.reference_NT, rollout.mask_NT)
-    reward_N = rollout.reward_N - config.kl * (old_N - reference_N)
+    reward_N = rollout.reward_N - kl * (old_N - reference_N)
 
     def loss(rows: Tensor, logp_BT: Tensor, value_BT: Tensor | None) -> Tensor:
         logp_B = _of_responses(logp_BT, rollout.mask_NT[rows])
@@ -266,10 +312,10 @@ def _rebel(rollout: Rollout, config: LoopConfig) -> _Loss:
     return loss
 
 
-def _ppo(rollout: Rollout, config: LoopConfig, learner: Learner) -> _Loss:
+def _ppo(rollout: Rollout, config: LoopConfig, kl: float, learner: Learner) -> _Loss:
     old_NT, mask_NT = rollout.logp_NT, rollout.mask_NT
     value_old_NT = _values(learner, len(rollout), config.minibatch)
-    reward_NT = token_rewards(rollout.reward_N, old_NT, rollout.reference_NT, mask_NT, config.kl)
+    reward_NT = token_rewards(rollout.reward_N, old_NT, rollout.reference_NT, mask_NT, kl)
     advantage_NT = advantages(reward_NT, value_old_NT, mask_NT, config.gamma, config.gae_lambda)
     return_NT = advantage_NT + value_old_NT
     white_NT = whiten(advantage_NT, mask_NT)

@@ -7,7 +7,7 @@ the last token's hidden state. The surprising part: only differences are learned
 model on two prompts, have no common zero or unit; calibrate before they are added up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from counterpoint.rewards.bradley_terry import FILE, classifier, reward_tokenize
 from counterpoint.train.batches import batch_order
 from counterpoint.train.run import (
     Progress,
+    RunConfig,
     Schedule,
     TrainResult,
     arguments,
@@ -82,6 +83,20 @@ def train_reward_model(
     longest = min(config.max_length, check_family(config.model))
     rows = pairs(of_dimension(comparisons, config.dimension), tokenizer)
     kept, dropped = keep_short(rows, replace(config, max_length=longest))
+    return fit_reward(config, kept, dropped, {"dimension": config.dimension}, out, model, progress)
+
+
+def fit_reward(
+    config: RunConfig,
+    kept: Sequence[Pair],
+    dropped: int,
+    record: Mapping[str, Any],
+    out: Path,
+    model: Any | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a classifier with one label on pairs of token ids into `out`; `reward.json` holds `record` and the base."""
+    tokenizer = reward_tokenizer(config.model)
 
     def make(scratch: Path) -> None:
         with seeded(config.seed):
@@ -89,13 +104,13 @@ def train_reward_model(
             trainer = _trainer(config, kept, judge, tokenizer, scratch / "work")
             losses = run(trainer, scratch / "work", progress)
             save(trainer.model, tokenizer, scratch)
-        write_json(scratch / FILE, {"dimension": config.dimension, "base": config.model})
+        write_json(scratch / FILE, {**record, "base": config.model})
         write_record(scratch, losses, dropped)
 
     return result(out, make_once(out, config, inputs_of(config, kept), make))
 
 
-def _trainer(config: RewardModelConfig, rows: Sequence[Pair], judge: Any, tokenizer: Any, work: Path) -> Any:
+def _trainer(config: RunConfig, rows: Sequence[Pair], judge: Any, tokenizer: Any, work: Path) -> Any:
     order = batch_order([row.length for row in rows], config.batch * config.accumulate, config.steps, config.seed)
     columns = {
         "chosen_ids": [[*row.prompt_ids, *row.chosen_ids] for row in rows],
