@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from counterpoint.artifacts import read_json, write_json
 from counterpoint.build import merge as merge_module
+from counterpoint.build.merge_place import held
 from counterpoint.decode.band import Band
 from counterpoint.models.adapter import CONFIG, TENSORS, LoraFactors, read_adapter, write_adapter
 from counterpoint.models.band_file import set_bounds
 from counterpoint.models.bank import LoraBank
 from counterpoint.testing import pico_adapter, save_pico
+from counterpoint.types import CounterpointError
 
 Command = Callable[..., tuple[object, str, str]]
 IDS = torch.arange(40, 60)[None]
@@ -207,6 +210,7 @@ def test_whole_models(merge: Callable[..., Any], models: Path, tmp_path: Path) -
         close(tensor, 0.75 * one[name] + 0.25 * two[name], 1e-6)
     text = (tmp_path / "out" / "README.md").read_text()
     assert "values were read back" in text
+    assert "The coefficients are divided by their sum." in text
     loaded: dict[str, Any] = {}
     exec(text.split("```python\n")[1].split("```")[0], loaded)
     close(logits(loaded["model"].eval()), logits(found.eval()), 0)
@@ -227,6 +231,7 @@ def test_task_vectors_of_whole_models(merge: Callable[..., Any], models: Path, t
 def test_what_people_type_wrong(mistake: Callable[..., str], band_folder: Path, models: Path, tmp_path: Path) -> None:
     terse, warm = (band_folder / "experts" / name for name in ("terse", "warm"))
     one = models / "one"
+    write_json(beyond := tmp_path / "layers.json", {"1-9": {"one": 1}})
     cases: list[tuple[tuple[object, ...], str]] = [
         ((band_folder,), "what is merged depends on a profile"),
         ((band_folder, "--profile", "tersely=1"), "unknown dimension 'tersely'; did you mean 'terse'?"),
@@ -252,6 +257,7 @@ def test_what_people_type_wrong(mistake: Callable[..., str], band_folder: Path, 
         ((one, models / "two", "--rank", 4), "a rank is for adapters"),
         ((one, models / "two", "--method", "svd"), "unknown method 'svd' of merging whole models"),
         ((one, models / "two", "--dtype", "int8"), "dtype 'int8'"),
+        ((one, models / "two", "--layers", beyond), "range 1-9 ends after the model's last layer, 1"),
     ]  # fmt: skip
     for arguments, says in cases:
         assert says in mistake(*arguments), arguments
@@ -303,6 +309,32 @@ def test_only_a_merge_is_replaced(command: Command, band_folder: Path, tmp_path:
     for place in (band_folder / "experts" / "terse" / "inside", band_folder / "base" / "inside"):
         assert "name a folder apart from all sources" in command(*arguments, place)[2]
         assert not place.exists()
+    (tmp_path / "link").symlink_to("notes")
+    assert "is a link" in command(*arguments, tmp_path / "link", "--replace")[2]
+
+
+def test_two_merges_do_not_write_one_folder(tmp_path: Path) -> None:
+    """The second neither waits nor removes what the first is writing; the lock of one that was killed is no lock."""
+    with held(tmp_path / "out"):
+        (writing := tmp_path / ".out.new.a_1b2c3d").mkdir()
+        with pytest.raises(CounterpointError, match="another merge is writing it"), held(tmp_path / "out"):
+            pass
+        assert writing.exists()
+    (tmp_path / ".out.lock").touch()
+    (tmp_path / "..out.new.a_1b2c3d.new.e_1b2c3d").mkdir()
+    (other := tmp_path / ".out.new.merge").mkdir()
+    with held(tmp_path / "out"):
+        assert not writing.exists()
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_a_base_that_is_not_finite_is_named_as_the_fault(mistake: Callable[..., str], tmp_path: Path) -> None:
+    base = save_pico(tmp_path / "base")
+    pico_adapter(tmp_path / "one", base)
+    state = load_file(base / "model.safetensors")
+    state["model.norm.weight"][0] = torch.inf
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    assert "the base, without any expert, gives logits that are not finite" in mistake(tmp_path / "one")
 
 
 def test_a_merge_that_is_off_is_an_error(

@@ -342,6 +342,7 @@ def test_progress_ends_at_the_total(three: list[Path], tmp_path: Path) -> None:
         ([0, 0], {}, "the weights are 0, 0; expected finite numbers, not all of them 0"),
         ([1, float("nan")], {}, "the weights are 1, nan"),
         ([1, -1], {}, "add up to 0"),
+        ([0.3, -0.1 - 0.2], {}, "add up to 0"),  # to 6e-17
         ([1, 1], {"method": "slerp"}, "expected one of linear, task-arithmetic"),
         ([1, 1], {"method": "ties"}, "needs the base"),
         ([1, 1], {"base": "x"}, "linear: has no base"),
@@ -378,14 +379,15 @@ def unlike(folder: Path, three: list[Path]) -> Iterator[tuple[Path, str]]:
     coded = state | {"model.norm.weight": torch.ones(32, dtype=torch.int8)}
     yield saved(folder / "int8", three[0], coded), "'model.norm.weight': is .* not the same"
     holed = state | {"model.norm.weight": torch.full((32,), float("nan"))}
-    yield saved(folder / "nan", three[0], holed), r"'model.norm.weight': would hold nan"
+    yield saved(folder / "nan", three[0], holed), r"/nan: tensor 'model.norm.weight' is not finite everywhere"
     yield saved(folder / "quantised", three[0], state, quantization_config={"bits": 4}), "is quantised"
     words = saved(folder / "words", three[0], state)
     text = (words / "tokenizer.json").read_text()
     (words / "tokenizer.json").write_text(text.replace('"<pad>"', '"<gap>"'))
     settings = (words / "tokenizer_config.json").read_text()
     (words / "tokenizer_config.json").write_text(settings.replace('"<pad>"', '"<gap>"'))
-    yield words, "its tokenizer is not that of"
+    yield words, r"words: its tokenizer is not that of .*m0: .* id \d+ is '<gap>', there '<pad>'"
+    yield saved(folder / "new", three[0], state, model_type="unheard"), r"new/config.json: .* model type `unheard`"
 
 
 def test_unlike_models_are_refused_by_what_differs(three: list[Path], tmp_path: Path) -> None:
@@ -395,7 +397,27 @@ def test_unlike_models_are_refused_by_what_differs(three: list[Path], tmp_path: 
             merge_models([(three[0], 1), (model, 1)], tmp_path / "out")
         assert not [path for path in tmp_path.iterdir() if "out" in path.name]
         found += 1
-    assert found == 9
+    assert found == 10
+
+
+def test_what_is_too_large_for_its_type_is_no_source_s_fault(three: list[Path], tmp_path: Path) -> None:
+    large = {name: torch.full_like(t, 6e4) for name, t in tensors(three[0]).items()}
+    with pytest.raises(CounterpointError, match="would hold 120000.* numbers of float16"):
+        merge_models(
+            [(saved(tmp_path / "large", three[0], large), 2)], tmp_path / "out", dtype="float16", normalise=False
+        )
+
+
+def test_models_may_end_their_texts_with_other_tokens(three: list[Path], tmp_path: Path) -> None:
+    """As a model and the one that was taught to chat do: the first's is carried over."""
+    chat = saved(tmp_path / "chat", three[1], tensors(three[1]), eos_token_id=5)
+    settings = json.loads((chat / "tokenizer_config.json").read_text())
+    (chat / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "you"}))
+    merge_models([(three[0], 1), (chat, 1)], tmp_path / "out")
+    merge_models([(three[0], 1), (three[1], 1)], tmp_path / "plain")
+    assert bits(tmp_path / "out") == bits(tmp_path / "plain")
+    for file in ("config.json", "tokenizer_config.json"):
+        assert (tmp_path / "out" / file).read_text() == (tmp_path / "plain" / file).read_text()
 
 
 def test_configs_that_are_written_otherwise_and_say_the_same_are_alike(three: list[Path], tmp_path: Path) -> None:

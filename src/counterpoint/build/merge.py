@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from counterpoint.artifacts import publish, write_manifest, write_text
 from counterpoint.build.merge_card import card
 from counterpoint.build.merge_check import Verified, expect, load_adapter, load_whole, verify
+from counterpoint.build.merge_place import held
 from counterpoint.build.merge_sources import Sources, check_scales, weights_of
 from counterpoint.compose.checkpoints import apply_deltas, check_apart
 from counterpoint.compose.inexact import (
@@ -124,15 +125,16 @@ def merge_experts(sources: Sources, out: Path, config: MergeConfig, stages: Stag
         _check_untied(sources.bank.model, updates, config)
     with stages.stage("compose", "what the merge must equal: the experts added inside each layer of a forward"):
         expected = expect(sources.bank, sources.at, None if errors is None else updates)
-    with publish(out) as staging:
-        with stages.stage("write", f"{config.form} in {config.dtype}") as bar:
+    with held(out), publish(out) as staging:
+        with stages.stage("write", f"the {config.form}, from disk to disk") as bar:
             dtype = _write(sources, updates, staging, config, bar.task("tensors"))
         with stages.stage("verify", "loaded as a user loads it, it must give the logits of that composition") as bar:
             verified = verify(_load(sources, staging, config), expected, dtype)
             bar.note(f"off by {verified.difference:.1g} of the largest logit, {verified.tolerance:g} is allowed")
         report = _report(sources, out, config, verified, errors, updates)
-        write_manifest(staging, {"merge": asdict(report)}, sources.inputs, config.seed)
-        write_text(staging / "README.md", card(report))
+        with stages.stage("record", "the card, and the manifest with the hashes of all that was read"):
+            write_manifest(staging, {"merge": asdict(report)}, sources.inputs, config.seed)
+            write_text(staging / "README.md", card(report))
     return report
 
 
@@ -224,7 +226,10 @@ def _as_stored(update: Update, conv: bool) -> Tensor:
 
 
 def _load(sources: Sources, folder: Path, config: MergeConfig) -> Any:
-    return load_whole(folder) if config.form == "model" else load_adapter(sources.bank.model, folder)
+    if config.form == "adapter":
+        return load_adapter(sources.bank.model, folder)
+    sources.bank.model.to("meta")  # its parameters are of no more use, and two models may not fit into memory
+    return load_whole(folder)
 
 
 def _base_name(base: str) -> str:
@@ -241,7 +246,7 @@ def _report(
 ) -> Merged:
     ranks = {len(update[0]) for update in updates.values() if isinstance(update, tuple)}
     return Merged(
-        out=str(out),
+        out=str(out.resolve()),
         base=_base_name(sources.base),
         config=config,
         weights=weights_of(sources.spans, sources.rest),

@@ -55,12 +55,18 @@ class Expected:
 
 @torch.no_grad()
 def expect(bank: LoraBank, at: Coefficients, updates: Mapping[str, Update] | None) -> Expected:
-    """What a merge of the bank's experts should give; `updates` of None are exact. The model is left as it was."""
+    """What a merge of the bank's experts should give; `updates` of None are exact. The model is left as it was.
+
+    Raises CounterpointError where that is not finite.
+    """
     ids_BT = random_ids(bank.model)
     exact = _composed(bank, at)
     wanted = exact if updates is None else {"merged": LoraFactors({m: _factors(u) for m, u in updates.items()})}
     base = bank.model(ids_BT).logits
     logits = [_logits(bank.model, experts, ids_BT) for experts in ([exact] if wanted is exact else [exact, wanted])]
+    if not all(found.isfinite().all() for found in logits):
+        whose = "the base with its experts" if base.isfinite().all() else "the base, without any expert,"
+        raise CounterpointError(f"{whose} gives logits that are not finite; a merge of it would be of no use")
     return Expected(ids_BT, base, logits[0], logits[-1])
 
 

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import get_args
 
 import torch
+from transformers import AutoConfig
 
 from counterpoint.artifacts import publish, write_manifest, write_text
 from counterpoint.build.merge_card import card
-from counterpoint.build.merge_check import load_whole, random_ids
+from counterpoint.build.merge_check import random_ids
+from counterpoint.build.merge_place import held
 from counterpoint.build.merge_sources import layers_of, names_of, weights_of
 from counterpoint.compose.checkpoints import Dtype, MergeReport, Method, check_apart, merge_models
-from counterpoint.compose.layers import Span
+from counterpoint.compose.layers import Span, check_layers
 from counterpoint.models.band_file import hash_model
+from counterpoint.models.load import check_family, load_model
 from counterpoint.stages import Stages
 from counterpoint.types import CounterpointError
 
@@ -54,8 +57,12 @@ class MergedModels:
 
     def how(self) -> str:
         """The method, and what it starts from."""
-        start = f", from the base {self.config.base}" if self.config.base else ""
-        return f"Method: {self.config.method}{start}, written in {self.config.dtype} precision."
+        config = self.config
+        start = f", from the base {config.base}" if config.base else ""
+        divided = {"linear": "their sum", "ties": "their mean", "dare-ties": "their mean"}.get(config.method)
+        said = f" The coefficients are divided by {divided}." if divided else ""
+        dtype = "the type of each tensor in the first" if config.dtype == "same" else config.dtype
+        return f"Method: {config.method}{start}, written in {dtype}.{said}"
 
     def found(self) -> str:
         """What the verification found."""
@@ -76,18 +83,23 @@ def merge_whole(
     names = names_of([path for path, _ in models])
     rest = dict(zip(names, (weight for _, weight in models), strict=True))
     spans = layers_of(layers, names)
-    with publish(out) as staging:
-        with stages.stage("merge", f"{len(models)} models' tensors become one's, by {config.method}") as bar:
+    for folder in folders:
+        check_family(str(folder))
+    check_layers(spans, int(AutoConfig.from_pretrained(folders[0]).num_hidden_layers))
+    with held(out), publish(out) as staging:
+        with stages.stage("merge", f"the tensors of {', '.join(names)} become one model's, by {config.method}") as bar:
             report = merge_models(
                 models, staging, config.method, config.base, config.density, config.seed, config.dtype,
                 _by_source(spans, names), progress=bar.task("tensors"),
             )  # fmt: skip
         with stages.stage("verify", "loaded as a user loads it, it must give finite logits"):
             _check_finite(staging)
-        merged = MergedModels(str(out), tuple(path for path, _ in models), config, weights_of(spans, rest), report)
-        inputs = {str(folder): hash_model(folder) for folder in folders}
-        write_manifest(staging, {"merge": asdict(merged)}, inputs, config.seed)
-        write_text(staging / "README.md", card(merged))
+        bases = tuple(str(Path(path).resolve()) for path, _ in models)
+        merged = MergedModels(str(out.resolve()), bases, config, weights_of(spans, rest), report)
+        with stages.stage("record", "the card, and the manifest with the hashes of all that was read"):
+            inputs = {str(folder): hash_model(folder) for folder in folders}
+            write_manifest(staging, {"merge": asdict(merged)}, inputs, config.seed)
+            write_text(staging / "README.md", card(merged))
     return merged
 
 
@@ -98,6 +110,7 @@ def _by_source(spans: Sequence[Span], names: Sequence[str]) -> dict[str, list[fl
 
 @torch.no_grad()
 def _check_finite(folder: Path) -> None:
-    model = load_whole(folder)
+    """In bfloat16: half the memory of float32, and the same range."""
+    model = load_model(str(folder), torch.bfloat16)
     if not model(random_ids(model)).logits.isfinite().all():
-        raise CounterpointError(f"{folder}: the merged model's logits are not finite; nothing was written")
+        raise CounterpointError("the merged model's logits are not finite; nothing was written. Are its sources' own?")

@@ -167,10 +167,10 @@ def layers_of(path: Path | None, known: Sequence[str]) -> list[Span]:
 
 def _coefficients(path: Path, said: Any, known: Sequence[str]) -> Mapping[str, float]:
     if not isinstance(said, dict) or not said:
-        raise CounterpointError(f'{path}: expected {{"adapter": coefficient}} for a range of layers, found {said!r}')
+        raise CounterpointError(f'{path}: expected {{"expert": coefficient}} for a range of layers, found {said!r}')
     for name, c in said.items():
         if name not in known:
-            raise CounterpointError(f"{path}: {unknown_name('adapter', name, known)}")
+            raise CounterpointError(f"{path}: {unknown_name('expert', name, known)}")
         if not isinstance(c, int | float) or isinstance(c, bool) or not math.isfinite(c):
             raise CounterpointError(f"{path}: {name!r} is {json.dumps(c)}; expected a number")
     return {name: float(c) for name, c in said.items()}

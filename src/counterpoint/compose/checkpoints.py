@@ -49,7 +49,7 @@ DENSITY = 0.5
 
 CARRIED = (
     "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-    "chat_template*", "*.model", "*.tiktoken",
+    "chat_template*", "*.model", "*.tiktoken", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 
 PIECE = 1 << 17
@@ -59,6 +59,8 @@ CHECKED = 4096
 CHECKED_WHOLE = 8
 """Of the tensors that have to be made whole, how many are made again and compared."""
 ROUNDING = 2.0**-24
+CANCELLED = 1e-9
+"""Weights whose sum is less than this share of their sizes cancel: 0.1 + 0.2 - 0.3 is 3e-17, not 0."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class Weights:
             raise CounterpointError(
                 f"{where}: the weights are {_listed(weights)}; expected finite numbers, not all of them 0"
             )
-        if self.averaged and not math.fsum(weights):
+        if self.averaged and abs(math.fsum(weights)) <= CANCELLED * math.fsum(map(abs, weights)):
             raise CounterpointError(
                 f"{where}: the weights {_listed(weights)} add up to 0, so that they cannot be divided by their sum; "
                 "give others, or do not normalise"
@@ -389,7 +391,7 @@ def _write(
     with publish(out) as folder:
         with Writer(folder, specs, shard_bytes) as writer:
             _copy_others(checkpoints, writer)
-            _write_floats(rule, writer, progress)
+            _write_floats(checkpoints, rule, writer, progress)
         with Checkpoint(folder) as written:
             report = _verify(written, rule)
         _carry(first.folder, folder, dtype)  # last: without a config nothing that a kill leaves behind can be loaded
@@ -422,10 +424,15 @@ def _copy_others(checkpoints: Sequence[Checkpoint], writer: Writer) -> None:
         writer.write_bytes(name, 0, memoryview(found[0]))
 
 
-def _write_floats(rule: Rule, writer: Writer, progress: Progress | None) -> None:
+def _write_floats(checkpoints: Sequence[Checkpoint], rule: Rule, writer: Writer, progress: Progress | None) -> None:
     def work(piece: tuple[str, int, int]) -> int:
         name, first, count = piece
-        writer.write(name, first, rule.make(name, first, count))
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # the writer refuses what is not finite
+                writer.write(name, first, rule.make(name, first, count))
+        except CounterpointError:
+            _check_finite(checkpoints, name, first, count)
+            raise
         return count
 
     pieces = list(_pieces(writer.specs, rule))
@@ -435,6 +442,16 @@ def _write_floats(rule: Rule, writer: Writer, progress: Progress | None) -> None
             done += count
             if progress:
                 progress(done, total)
+
+
+def _check_finite(checkpoints: Sequence[Checkpoint], name: str, first: int, count: int) -> None:
+    """Raise CounterpointError that names the source whose values are not finite, if one's are."""
+    for checkpoint in checkpoints:
+        if not np.isfinite(_piece(checkpoint, name, first, count)).all():
+            raise CounterpointError(
+                f"{checkpoint.folder}: tensor {name!r} is not finite everywhere; its training may have failed, or its "
+                "file is damaged"
+            )
 
 
 def _pieces(specs: Mapping[str, Spec], rule: Rule) -> Iterator[tuple[str, int, int]]:

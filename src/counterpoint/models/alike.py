@@ -21,7 +21,7 @@ INERT = {
     "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "initializer_range", "pad_token_id",
     "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "chunk_size_feed_forward",
     "output_attentions", "output_hidden_states", "return_dict", "is_encoder_decoder", "problem_type",
-    "task_specific_params", "id2label", "label2id", "architectures",
+    "task_specific_params", "id2label", "label2id", "architectures", "bos_token_id", "eos_token_id",
 }  # fmt: skip
 
 
@@ -52,14 +52,22 @@ def _check_config(first: Path, other: Path) -> None:
     if not _unlike(one, two):
         return
     # Unlike files may say the same: another version of transformers writes other defaults and other names.
-    from transformers import AutoConfig  # heavy, and seldom needed
-
-    filled, others = (AutoConfig.from_pretrained(folder).to_dict() for folder in (first, other))
+    filled, others = _filled_config(first), _filled_config(other)
     if fields := _unlike(filled, others):
         said = "; ".join(f"{f} is {others.get(f)!r}, there {filled.get(f)!r}" for f in fields[:NAMED])
         raise CounterpointError(
             f"{other / CONFIG}: not the architecture of {first}: {said}; merge models that were tuned from one model"
         )
+
+
+def _filled_config(folder: Path) -> dict[str, Any]:
+    from transformers import AutoConfig  # heavy, and seldom needed
+
+    try:
+        filled: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()
+    except (OSError, ValueError) as error:
+        raise CounterpointError(f"{folder / CONFIG}: {str(error).splitlines()[0]}") from None
+    return filled
 
 
 def _unlike(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
@@ -82,11 +90,18 @@ def _check_tensors(first: Checkpoint, other: Checkpoint) -> None:
 
 
 def _check_tokenizer(first: Path, other: Path) -> None:
-    """Files of the same bytes are the same tokenizer; unlike ones are loaded and compared id by id."""
+    """Files of the same bytes are the same tokenizer; unlike ones are loaded and compared id by id.
+
+    What ends a text may differ, as between a model and the one that was taught to chat: the first's is carried over.
+    """
     mine, yours = ({file for file in TOKENIZER if (folder / file).exists()} for folder in (first, other))
     if not mine or not yours or (mine == yours and not filecmp.cmpfiles(first, other, mine, shallow=False)[1]):
         return
-    from counterpoint.models.fit import check_tokenizer  # loads transformers, and is seldom needed
+    from counterpoint.models.fit import differing_ids  # loads transformers, and is seldom needed
     from counterpoint.models.load import load_tokenizer
 
-    check_tokenizer(str(other), load_tokenizer(str(other)), str(first), load_tokenizer(str(first)))
+    if wrong := list(differing_ids(load_tokenizer(str(other)), load_tokenizer(str(first)))):
+        said = "; ".join(f"id {i} is {token!r}, there {theirs!r}" for i, token, theirs in wrong[:NAMED])
+        raise CounterpointError(
+            f"{other}: its tokenizer is not that of {first}: ids that differ: {len(wrong)}, first {said}"
+        )
