@@ -1,6 +1,7 @@
 """`make bench`: Counterpoint's engine against its peers, a table on the screen and `bench.json`.
 
 About 16 minutes on two cores; nothing else should run. `--only WORD` takes the rows whose names hold a word.
+LLAMA_SERVER=FOLDER adds llama-server (benchmarks/llama_server.py), and MERGEKIT=FOLDER mergekit (benchmarks/merge.py).
 """
 
 import os
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import llama_server, merge, peers
+from benchmarks.merge_adapters import adapter_merges
 from benchmarks.models import prepare, random_adapter, shapes_of
 from benchmarks.mope import bandwidth, mope_of_eight, mope_parts, mope_step, rebel_large, rebel_world
 from benchmarks.ours import Bench, gate, mixed, one, profiles
@@ -137,6 +139,7 @@ PARTS: tuple[tuple[Callable[[Path, str], Iterator[Row]], tuple[str, ...]], ...] 
     (rebel_large, ("float32",)),
     (merge.merge, ("float32", "bfloat16")),
     (merge.merge_adapters, ("float32",)),
+    (adapter_merges, ("float32",)),
 )
 
 

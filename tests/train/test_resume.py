@@ -85,7 +85,7 @@ def resumes_as_if_unbroken(job: str, base: Path, folder: Path, after: int) -> No
 
 
 def test_killed_runs_end_with_the_bits_of_an_unbroken_one(base: Path, tmp_path: Path) -> None:
-    killed = {job: start_and_kill(job, base, tmp_path / job, at=7) for job in ("sft", "dpo")}
+    killed = {job: start_and_kill(job, base, tmp_path / job, at=7) for job in ("dpo", "reward")}
     for job, process in killed.items():
         assert process.wait(120) == -signal.SIGKILL
         assert not (tmp_path / job).exists()

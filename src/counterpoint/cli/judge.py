@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from counterpoint.data.places import brief
 from counterpoint.types import CounterpointError
 
 if TYPE_CHECKING:
@@ -66,8 +67,10 @@ def said_of(account: dict[str, Any]) -> list[str]:
     lines = [
         f"{account['model']}: {account['asked']} replies asked for, {account['kept']} known from before; "
         f"{account['tokens_in']} tokens read, {account['tokens_out']} written{untold}{cost}",
-        f"{account['refused']} calls refused, {account['unparsed']} never readable ({account['cut']} replies cut off): "
-        f"{account['unanswered']} of {account['questions']} questions without a verdict",
+        f"{account['refused']} calls refused, {account['rejected']} not taken by the server, {account['unparsed']} "
+        f"never readable ({account['cut']} replies cut off): {account['unanswered']} of {account['questions']} "
+        "questions without a verdict",
+        *(f"not taken, on prompt {brief(prompt)}: {said}" for prompt, said in account["rejections"].items()),
     ]
     if account["position_bias"] is not None:
         lines.append(

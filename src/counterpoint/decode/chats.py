@@ -30,6 +30,12 @@ RETRIES = 6
 LONGEST_WAIT_S = 120.0
 """The longest that a server can have the client wait before it asks again."""
 
+UNWANTED = (*REFUSED, 413)
+"""What a server says to a request that it will not take, however often it is sent."""
+
+MOST_UNWANTED = 20
+"""So many requests rejected and none taken: it is not the requests, but the settings that they share."""
+
 FILTERED = "content_filter"
 """What stopped a reply, or is the code of an error, where a server refuses on its own."""
 
@@ -43,6 +49,10 @@ class Reply:
     cut: bool = False
     tokens_in: int | None = None
     tokens_out: int | None = None
+
+
+class Rejected(CounterpointError):
+    """A server will not take one request, such as one that is too long for it; it may take others."""
 
 
 class _Message(BaseModel):
@@ -77,18 +87,24 @@ class Caller:
         self.attempts = retries + 1
         self._key = api_key(role, entry)
         self._length = "max_tokens"
+        self._taken = self._unwanted = 0
         self.client = new_client(entry, self._key, retries)
         weakref.finalize(self, _close, self.client).atexit = False
 
     async def reply(self, body: Mapping[str, Any]) -> Reply:
-        """The reply to a chat; raises CounterpointError with the address, what went wrong and what to do."""
+        """The reply to a chat; raises CounterpointError with the address, what went wrong and what to do.
+
+        It is `Rejected` where others may yet be taken.
+        """
         with self._telling():
             try:
-                return read_reply(await self._content(body))
+                reply = read_reply(await self._content(body))
             except APIStatusError as error:
-                if error.code == FILTERED:
-                    return Reply("", refused=True)
-                raise
+                if error.code != FILTERED:
+                    raise
+                reply = Reply("", refused=True)
+        self._taken += 1
+        return reply
 
     async def _content(self, body: Mapping[str, Any]) -> bytes:
         """A reply's bytes; newer models of OpenAI know `max_tokens` under another name only."""
@@ -114,9 +130,15 @@ class Caller:
         except (APIError, ValidationError, TimeoutError) as error:
             entry = self.entry
             said = quoted(what_went_wrong(error, entry.timeout_s, self.attempts), self._key)
-            raise CounterpointError(
+            raise self._kind(error)(
                 f"{self.role} {entry.model!r} at {entry.url} gave no reply: {said}; {remedy(error)}"
             ) from None
+
+    def _kind(self, error: Exception) -> type[CounterpointError]:
+        if not isinstance(error, APIStatusError) or error.status_code not in UNWANTED:
+            return CounterpointError
+        self._unwanted += 1
+        return Rejected if self._taken or self._unwanted < MOST_UNWANTED else CounterpointError
 
 
 def _close(client: AsyncOpenAI) -> None:
@@ -143,7 +165,7 @@ def remedy(error: Exception) -> str:
         return "name the environment variable of the right key"
     if status in ABSENT:
         return "see that the address and the model are right; most addresses end with /v1"
-    if status in REFUSED:
+    if status in UNWANTED:
         return "see what the server allows: how long a conversation, which temperature, how many tokens"
     if may_pass(error):
         return "see that the server is up, and run again, perhaps with less asked at once"

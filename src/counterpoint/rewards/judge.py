@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint.artifacts import check_place
-from counterpoint.decode.chats import Caller, Reply
+from counterpoint.data.places import brief
+from counterpoint.decode.chats import Caller, Rejected, Reply
 from counterpoint.decode.remote import begin, result_of, together
 from counterpoint.models.band_file import parse_endpoint
 from counterpoint.rewards.judge_cache import ReplyCache, key_of
-from counterpoint.rewards.judge_prompts import RULES, Shown, asking, for_first, read_verdict
+from counterpoint.rewards.judge_prompts import RULES, Shown, asking, for_first, plain, read_verdict
 from counterpoint.rewards.judge_report import JudgeReport, by_position, by_repeat
 from counterpoint.types import CounterpointError, Question, Verdict
 
@@ -24,6 +25,9 @@ Progress = Callable[[int, int], None]
 
 WARMER = 0.5
 """The least temperature of another attempt: at 0 a judge would say again what could not be read."""
+
+SEEDS = 1000
+"""Seeds of a repeat's attempts, whatever their number: with more attempts, what was asked before is not new."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class Call:
-    """A question in one order, in words, asked for the `repeat`-th time."""
+    """A question on `prompt` in one order, in words, asked for the `repeat`-th time."""
 
+    prompt: str
     text: str
     forced: bool
     repeat: int
@@ -70,11 +75,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Heard:
-    """What came of a call: the verdict that was shown, `None` where there is none, and its replies by who paid."""
+    """What came of a call: the verdict that was shown, `None` where there is none, and its replies by who paid.
+
+    `rejection` is what the server said of a call that it did not take.
+    """
 
     shown: Shown | None
     asked: tuple[Reply, ...]
     kept: tuple[Reply, ...]
+    rejection: str = ""
 
     @property
     def refused(self) -> bool:
@@ -98,6 +107,7 @@ class LLMJudge:
         )
         self.caller = Caller(entry, "judge")
         self.report = JudgeReport()
+        self.rejections: dict[str, str] = {}
         if config.cache is not None:
             check_place(config.cache)
             if config.cache.exists():
@@ -114,8 +124,9 @@ class LLMJudge:
         """A verdict per question: on both orders' agreement, 0 where they differ; `None` where one has no verdict.
 
         With `forced` the judge has to choose, and a 0 means that its choice went by the position. Equal responses are a
-        tie, unasked; what was asked before, here or in an earlier run with the same cache, is not asked again. Raises
-        CounterpointError where the server fails; replies until then are kept.
+        tie, unasked; what was asked before, here or in an earlier run with the same cache, is not asked again. What
+        the server will not take is in `rejections`, by prompt, and in no cache. Raises CounterpointError where the
+        server fails or takes nothing; replies until then are kept.
         """
         orders = [self._orders(question, forced) for question in questions]
         heard = self._hear(orders, progress)
@@ -131,13 +142,15 @@ class LLMJudge:
     def account(self) -> dict[str, Any]:
         """The report and whose it is, ready for JSON."""
         config = self.config
-        return {"model": config.model, **self.report.to_dict(config.price_in, config.price_out)}
+        report = self.report.to_dict(config.price_in, config.price_out)
+        return {"model": config.model, **report, "rejections": self.rejections}
 
     def _orders(self, question: Question, forced: bool) -> Orders | None:
         if question.first == question.second:
             return None
+        prompt, repeats = plain(question.prompt), range(self.config.repeats)
         straight, swapped = (
-            tuple(Call(asking(question, forced, order), forced, repeat) for repeat in range(self.config.repeats))
+            tuple(Call(prompt, asking(question, forced, order), forced, repeat) for repeat in repeats)
             for order in (False, True)
         )
         return straight, swapped
@@ -156,13 +169,24 @@ class LLMJudge:
             await together([work() for _ in range(min(self.config.concurrency, len(calls)))])
 
         result_of(begin(all_at_work()))
+        self._note_rejections(heard)
         return heard
+
+    def _note_rejections(self, heard: Mapping[Call, Heard]) -> None:
+        rejected = {call.prompt: each.rejection for call, each in heard.items() if each.rejection}
+        if rejected and all(each.rejection for each in heard.values()):
+            prompt, said = next(iter(rejected.items()))
+            raise CounterpointError(f"no call was taken; that on prompt {brief(prompt)}: {said}")
+        self.rejections |= rejected
 
     async def _call(self, call: Call) -> Heard:
         """Ask until the reply can be read; a refusal is not argued with."""
         replies: tuple[list[Reply], list[Reply]] = ([], [])
         for attempt in range(self.config.attempts):
-            reply, kept = await self._reply(self._body(call, attempt), call.repeat)
+            try:
+                reply, kept = await self._reply(self._body(call, attempt), call.repeat)
+            except Rejected as error:
+                return Heard(None, *map(tuple, replies), rejection=str(error))
             replies[kept].append(reply)
             shown = None if reply.refused else read_verdict(reply.text, call.forced)
             if shown is not None or reply.refused:
@@ -188,7 +212,7 @@ class LLMJudge:
             "messages": [{"role": "system", "content": RULES}, {"role": "user", "content": call.text}],
             "temperature": float(max(config.temperature, WARMER) if attempt else config.temperature),
             "max_tokens": config.max_tokens,
-            "seed": config.seed + call.repeat * config.attempts + attempt,
+            "seed": config.seed + call.repeat * SEEDS + attempt,
         }
 
 
@@ -244,7 +268,8 @@ def tally(heard: Collection[Heard]) -> JudgeReport:
         asked=len(asked),
         kept=len(kept),
         refused=sum(each.refused for each in silent),
-        unparsed=sum(not each.refused for each in silent),
+        rejected=sum(bool(each.rejection) for each in silent),
+        unparsed=sum(not (each.refused or each.rejection) for each in silent),
         cut=sum(reply.cut for reply in (*asked, *kept)),
         tokens_in=sum(reply.tokens_in or 0 for reply in asked),
         tokens_out=sum(reply.tokens_out or 0 for reply in asked),

@@ -15,7 +15,8 @@ class JudgeReport:
     A question is asked in calls: two orders, and each of them `repeats` times. A call is one reply, or more where one
     could not be read. `asked` replies were paid for in this run and `kept` ones before; tokens are of `asked`, of which
     `untold` came without a count. `equal` questions had two equal responses and were not asked. `unanswered` ones
-    lack a verdict in an order, whose calls were `refused` or remained `unparsed`; `cut` replies ran out of tokens.
+    lack a verdict in an order: its calls were `refused` by the judge, `rejected` by its server (as too long, say), or
+    remained `unparsed`; `cut` replies ran out of tokens.
     Of `ordered` pairs, judged in both orders, `to_first` and `to_second` went by the position.
     """
 
@@ -26,6 +27,7 @@ class JudgeReport:
     asked: int = 0
     kept: int = 0
     refused: int = 0
+    rejected: int = 0
     unparsed: int = 0
     cut: int = 0
     tokens_in: int = 0
