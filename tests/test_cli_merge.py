@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from counterpoint.artifacts import read_json, write_json
 from counterpoint.build import merge as merge_module
 from counterpoint.build.merge_place import held
+from counterpoint.compose.checkpoints import merge_models
 from counterpoint.decode.band import Band
 from counterpoint.models.adapter import CONFIG, TENSORS, LoraFactors, read_adapter, write_adapter
-from counterpoint.models.band_file import set_bounds
+from counterpoint.models.band_file import hash_model, set_bounds
 from counterpoint.models.bank import LoraBank
 from counterpoint.testing import pico_adapter, save_pico
 from counterpoint.types import CounterpointError
@@ -147,6 +148,23 @@ def test_rules_on_deltas_are_whole_in_a_model_and_fitted_in_an_adapter(
     assert said["verified"]["difference"] < 1e-4 < said["verified"]["from_exact"]
 
 
+def test_what_dare_drops_follows_from_the_seed(merge: Callable[..., Any], band_folder: Path, tmp_path: Path) -> None:
+    found = []
+    for seed, density in ((1, 0.3), (1, 0.3), (2, 0.3), (1, 0.6)):
+        options = ("--method", "peft-dare-linear", "--seed", seed, "--density", density, "--replace")
+        merge(band_folder, "--profile", "terse=1", *options)
+        found.append((tmp_path / "out" / TENSORS).read_bytes())
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_rounding_that_drowns_the_experts_is_told(merge: Callable[..., Any], band_folder: Path) -> None:
+    terse = f"{band_folder / 'experts' / 'terse'}=0.001"
+    assert merge(terse, "--as", "model")["notes"] == []
+    (note,) = merge(terse, "--as", "model", "--dtype", "bfloat16", "--replace")["notes"]
+    assert note.endswith("write float32 to keep what they do")
+
+
 def test_bounds_hold_in_a_merge(merge: Callable[..., Any], command: Command, band_folder: Path, tmp_path: Path) -> None:
     bounded = Path(shutil.copytree(band_folder, tmp_path / "band"))
     set_bounds(bounded, "terse <= 0.4")
@@ -216,6 +234,16 @@ def test_whole_models(merge: Callable[..., Any], models: Path, tmp_path: Path) -
     close(logits(loaded["model"].eval()), logits(found.eval()), 0)
 
 
+def test_options_of_whole_models_are_heard(merge: Callable[..., Any], models: Path, tmp_path: Path) -> None:
+    one, start = models / "one", models / "start"
+    options = ("--base", start, "--seed", 7, "--density", 0.3, "--dtype", "bfloat16")
+    merge(one, "--method", "dare-linear", *options)
+    merge_models([(one, 1)], tmp_path / "same", "dare-linear", start, density=0.3, seed=7, dtype="bfloat16")
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "same/model.safetensors").read_bytes()
+    inputs = read_json(tmp_path / "out" / "manifest.json")["inputs"]
+    assert inputs == {str(folder): hash_model(folder) for folder in (start, one)}
+
+
 def test_task_vectors_of_whole_models(merge: Callable[..., Any], models: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "layers.json", {"1": {"two": 2}})
     merge(
@@ -257,6 +285,7 @@ def test_what_people_type_wrong(mistake: Callable[..., str], band_folder: Path, 
         ((one, models / "two", "--rank", 4), "a rank is for adapters"),
         ((one, models / "two", "--method", "svd"), "unknown method 'svd' of merging whole models"),
         ((one, models / "two", "--dtype", "int8"), "dtype 'int8'"),
+        ((one, "elsewhere"), "elsewhere: there is no such folder; a checkpoint is merged from a folder"),
         ((one, models / "two", "--layers", beyond), "range 1-9 ends after the model's last layer, 1"),
     ]  # fmt: skip
     for arguments, says in cases:

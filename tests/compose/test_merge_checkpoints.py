@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from counterpoint.compose import checkpoints
+from counterpoint.compose import checkpoint_rules
 from counterpoint.compose.checkpoints import apply_deltas, merge_models
 from counterpoint.models.adapter import merge_into, read_adapter
 from counterpoint.models.checkpoint import Writer
@@ -210,7 +210,7 @@ def test_pruned_merges_equal_pefts_and_a_ten_line_version(method: Any, three: li
     peft = getattr(merge_utils, {"magnitude": "magnitude_prune"}.get(method, method.replace("-", "_")))
     for name in start:
         tasks = [tensors(folder)[name] - start[name] for folder in folders]
-        seed = checkpoints._seed_of(5, name)
+        seed = checkpoint_rules.seed_of(5, name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             theirs = peft([task.reshape(-1) for task in tasks], weights, 0.4).reshape(tasks[0].shape)
@@ -225,7 +225,7 @@ def test_pruned_merges_equal_pefts_and_a_ten_line_version(method: Any, three: li
 def test_the_largest_entries_by_hand(density: float, kept: list[float]) -> None:
     """Of four entries 0.75 are three; 0.25 are one, and the other of its size stays too; 0.2 are none."""
     task = np.array([3, -3, 1, 0.5], np.float32)
-    assert checkpoints._largest(task, density).tolist() == kept
+    assert checkpoint_rules.largest(task, density).tolist() == kept
 
 
 def test_task_arithmetic_equals_pefts(three: list[Path], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from counterpoint.data.sample_log import SampleLog, run_file
+from counterpoint.data.sample_log import open_log, run_file
 from counterpoint.data.samples import Ask, Sample, asks, read_samples, sample_row, seed_of
 from counterpoint.types import CounterpointError, Message
 
@@ -64,7 +64,8 @@ EVERY = asks(["a", "b", "c"], [(), ("concise",)], 3, seed=0)
 
 def begun(path: Path, lines: int, part: int = 4) -> bytes:
     """Write the first samples of a run; return what they are on the disk."""
-    SampleLog(path, CONFIG, EVERY, part).append([saying(ask) for ask in EVERY[:lines]])
+    with open_log(path, CONFIG, EVERY, part) as log:
+        log.append([saying(ask) for ask in EVERY[:lines]])
     return path.read_bytes()
 
 
@@ -72,17 +73,40 @@ def test_whole_parts_are_kept_and_a_torn_line_is_not(tmp_path: Path) -> None:
     file = tmp_path / "s.jsonl"
     written = begun(file, 10)
     file.write_bytes(written + b'{"prompt": "b", "ask')
-    log = SampleLog(file, CONFIG, EVERY, 4)
-    assert log.done == 8
-    log.append([saying(ask) for ask in EVERY[log.done :]])
+    with open_log(file, CONFIG, EVERY, 4) as log:
+        assert (log.done, log.left) == (8, EVERY[8:])
+        log.append([saying(ask) for ask in log.left])
     assert read_samples(file) == [saying(ask) for ask in EVERY]
-    assert SampleLog(file, CONFIG, EVERY, 4).done == len(EVERY) == 18, "a finished file is kept whole"
+    with open_log(file, CONFIG, EVERY, 4) as log:
+        assert log.done == len(EVERY) == 18, "a finished file is kept whole"
 
 
 def test_one_by_one_nothing_but_the_torn_line_is_lost(tmp_path: Path) -> None:
     written = begun(tmp_path / "s.jsonl", 7)
     (tmp_path / "s.jsonl").write_bytes(written[:-5])
-    assert SampleLog(tmp_path / "s.jsonl", CONFIG, EVERY, 1).done == 6
+    with open_log(tmp_path / "s.jsonl", CONFIG, EVERY, 1) as log:
+        assert log.done == 6
+
+
+def test_samples_are_kept_in_any_order_and_end_in_that_of_asking(tmp_path: Path) -> None:
+    file = tmp_path / "s.jsonl"
+    with open_log(file, CONFIG, EVERY, 1) as log:
+        log.append([saying(EVERY[place]) for place in (5, 0, 17)])
+    with open_log(file, CONFIG, EVERY, 1) as log:
+        assert log.left == [ask for place, ask in enumerate(EVERY) if place not in (0, 5, 17)]
+        log.append([saying(ask) for ask in log.left[::-1]])
+        assert log.finish() == [saying(ask) for ask in EVERY]
+    assert file.read_bytes() == begun(tmp_path / "ordered.jsonl", len(EVERY))
+
+
+def test_two_runs_do_not_write_one_file_at_once(tmp_path: Path) -> None:
+    written = begun(tmp_path / "s.jsonl", 4)
+    with open_log(tmp_path / "s.jsonl", CONFIG, EVERY, 4):
+        with pytest.raises(CounterpointError, match=r"s\.jsonl: another run is writing it"):
+            begun(tmp_path / "s.jsonl", 4)
+        assert (tmp_path / "s.jsonl").read_bytes() == written
+    with open_log(tmp_path / "s.jsonl", CONFIG, EVERY, 4) as log:
+        assert log.done == 4
 
 
 @pytest.mark.parametrize(
@@ -95,8 +119,8 @@ def test_one_by_one_nothing_but_the_torn_line_is_lost(tmp_path: Path) -> None:
 )
 def test_another_configuration_does_not_go_on(tmp_path: Path, config: dict[str, object], message: str) -> None:
     written = begun(tmp_path / "s.jsonl", 8)
-    with pytest.raises(CounterpointError, match=message):
-        SampleLog(tmp_path / "s.jsonl", config, EVERY, 4)
+    with pytest.raises(CounterpointError, match=message), open_log(tmp_path / "s.jsonl", config, EVERY, 4):
+        pass
     assert (tmp_path / "s.jsonl").read_bytes() == written
 
 
@@ -104,19 +128,25 @@ def test_a_file_that_is_not_of_the_run_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "s.jsonl"
     written = begun(file, 8)
     for wrong, message in (
-        (written.replace(b'"index": 1', b'"index": 2', 1), r"s\.jsonl:2: is not the sample that this run wrote there"),
+        (written.replace(b'"index": 1', b'"index": 2', 1), r"s\.jsonl:2: is not a sample that this run wrote there"),
         (written.replace(b'"ended": true', b'"ended": "yes"', 1), r"s\.jsonl:1: field 'ended'"),
-        (written * 3, "has 24 lines, expected at most 18"),
+        (written * 2, r"s\.jsonl:9: is not a sample that this run wrote there"),
     ):
         file.write_bytes(wrong)
-        with pytest.raises(CounterpointError, match=message):
-            SampleLog(file, CONFIG, EVERY, 4)
+        with pytest.raises(CounterpointError, match=message), open_log(file, CONFIG, EVERY, 4):
+            pass
         assert file.read_bytes() == wrong
     run_file(file).unlink()
-    with pytest.raises(CounterpointError, match=r"is there, but not s\.jsonl\.run, which says how it was made"):
-        SampleLog(file, CONFIG, EVERY, 4)
+    with (
+        pytest.raises(CounterpointError, match=r"is there, but not s\.jsonl\.run, which says how it was made"),
+        open_log(file, CONFIG, EVERY, 4),
+    ):
+        pass
 
 
-def test_a_run_killed_between_its_two_files_begins_anew(tmp_path: Path) -> None:
-    run_file(tmp_path / "s.jsonl").write_text('{"temperature": 3}')
-    assert SampleLog(tmp_path / "s.jsonl", CONFIG, EVERY, 4).done == 0
+@pytest.mark.parametrize("killed", ["s.jsonl", "s.jsonl.run"])
+def test_a_run_that_drew_nothing_begins_anew(tmp_path: Path, killed: str) -> None:
+    (tmp_path / killed).write_text("" if killed == "s.jsonl" else '{"temperature": 3}')
+    with open_log(tmp_path / "s.jsonl", CONFIG, EVERY, 4) as log:
+        assert log.left == EVERY
+    assert json.loads(run_file(tmp_path / "s.jsonl").read_text()) == CONFIG

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from counterpoint.decode import chats
+from counterpoint.decode.chats import MOST_UNWANTED
 from counterpoint.rewards.judge import JudgeConfig, LLMJudge, majority, settle
 from counterpoint.rewards.judge_cache import key_of
 from counterpoint.rewards.judge_report import JudgeReport
@@ -45,6 +46,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.script: Script = by_length
         self.moods: deque[str] = deque()
+        self.too_long = ""
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.answered: Counter[str] = Counter()
@@ -93,7 +95,9 @@ class Answer(BaseHTTPRequestHandler):
             server.let_go.wait(60)
             self.close_connection = True
             return
-        if mood.isdecimal():
+        if server.too_long and server.too_long in body["messages"][1]["content"]:
+            self.send({"error": {"message": "this is too long"}}, 400)
+        elif mood.isdecimal():
             self.send({"error": {"message": f"this is {mood} for {self.headers['Authorization']}"}}, int(mood))
         elif mood == "filtered":
             self.send({"error": {"message": "no", "code": "content_filter"}}, 400)
@@ -255,6 +259,42 @@ def test_a_refusal_is_counted_and_not_argued_with(server: Server, mood: str) -> 
     assert len(server.asked) == 4
 
 
+def test_regression_a_question_that_the_server_will_not_take_leaves_the_others(server: Server, tmp_path: Path) -> None:
+    """The third of six pairs, and then on a run whose other replies are all known; it is never kept."""
+    server.too_long = "prompt 2 9"
+    for kept in (0, 8):
+        found = judge(server, concurrency=2, cache=tmp_path / "verdicts.sqlite")
+        assert found.compare(QUESTIONS, True) == [1, -1, 0, None, -1, -1]
+        report = found.report
+        assert (report.rejected, report.refused, report.unparsed, report.unanswered, report.kept) == (2, 0, 0, 1, kept)
+        assert list(found.account()["rejections"]) == ["prompt 2 9"]
+    server.too_long = ""
+    assert judge(server, cache=tmp_path / "verdicts.sqlite").compare(QUESTIONS, True) == EXPECTED
+
+
+def test_many_rejections_are_no_failure_where_others_are_known_to_be_taken(server: Server, tmp_path: Path) -> None:
+    judge(server, cache=tmp_path / "verdicts.sqlite").compare(QUESTIONS, True)
+    server.too_long = "long"
+    many = [ask("x", "xx", f"long {n}") for n in range(MOST_UNWANTED)]
+    found = judge(server, concurrency=1, cache=tmp_path / "verdicts.sqlite")
+    assert found.compare([*QUESTIONS, *many], True) == [*EXPECTED, *[None] * MOST_UNWANTED]
+
+
+@pytest.mark.parametrize("questions", [1, 50])
+def test_a_server_that_takes_nothing_is_a_failure(server: Server, questions: int) -> None:
+    server.too_long = "long"
+    with pytest.raises(CounterpointError, match="status 400, this is too long; see what the server allows"):
+        judge(server, concurrency=4).compare([ask("x", "xx", f"long {n}") for n in range(questions)], True)
+    assert len(server.asked) < MOST_UNWANTED + 4
+
+
+def test_more_attempts_make_no_new_questions(server: Server, tmp_path: Path) -> None:
+    for attempts, known in ((3, 0), (5, 30)):
+        found = judge(server, attempts=attempts, repeats=3, cache=tmp_path / "verdicts.sqlite")
+        found.compare(QUESTIONS, True)
+        assert found.report.kept == known
+
+
 def test_a_server_that_is_busy_is_asked_again(server: Server) -> None:
     server.moods.extend(["429", "500", "503", "429"])
     found = judge(server, concurrency=2)
@@ -277,13 +317,13 @@ def test_calls_are_made_at_once_as_many_as_are_allowed(server: Server) -> None:
 
 
 def test_noise_is_the_share_of_repeats_that_differ(server: Server) -> None:
-    """Of three repeats with seeds 0, 3 and 6, the last says otherwise: 2 of 3 pairs, in both orders."""
-    server.script = lambda a, b, body: by_length(a, b, body) if body["seed"] < 6 else by_length(b, a, body)
+    """Of three repeats with seeds 0, 1000 and 2000, the last says otherwise: 2 of 3 pairs, in both orders."""
+    server.script = lambda a, b, body: by_length(a, b, body) if body["seed"] < 2000 else by_length(b, a, body)
     found = judge(server, repeats=3)
     assert found.compare([ask("x", "xx")], True) == [1]
     assert (found.report.calls, found.report.repeated) == (6, 6)
     assert found.report.noise == pytest.approx(2 / 3)
-    assert sorted(body["seed"] for body in server.asked) == [0, 0, 3, 3, 6, 6]
+    assert sorted(body["seed"] for body in server.asked) == [0, 0, 1000, 1000, 2000, 2000]
 
 
 def test_tokens_and_what_they_cost(server: Server) -> None:
@@ -408,9 +448,10 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("401", "status 401, this is 401 for Bearer ***; name the environment variable of the right key"),
         ("404", "see that the address and the model are right"),
-        ("400", "see what the server allows"),
+        ("400", "no call was taken; that on prompt 'prompt 1 2'"),
+        ("413", "see what the server allows"),
         ("500", "see that the server is up, and run again"),
-        ("307", "status 307"),
+        ("307", "it sends to another address; name that address itself"),
         ("nothing", "its reply is not what was expected (choices"),
     ],
 )
@@ -421,7 +462,7 @@ def test_a_failure_is_one_line_without_the_key(
     server.moods.append(mood)
     with pytest.raises(CounterpointError) as caught:
         judge(server, api_key_env="COUNTERPOINT_KEY_J").compare(QUESTIONS[:1], True)
-    assert f"judge 'm' at {server.url} gave no reply" in str(caught.value)
+    assert f"judge 'm' at {server.url} gave no reply: " in str(caught.value)
     assert says in str(caught.value)
     assert "very-secret" not in str(caught.value)
     assert server.headers[0]["authorization"] == "Bearer very-secret"

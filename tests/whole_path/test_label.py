@@ -67,7 +67,7 @@ def test_by_a_rule_by_hand() -> None:
         (1, ["c c"], Tally("concise", "same", pairs=1, kept=1)),
         (-1, ["c"], Tally("concise", "same", pairs=1, kept=1)),
         (0, [], Tally("concise", "same", pairs=1, ties=1)),
-        (None, [], Tally("concise", "same", pairs=1, refused=1)),
+        (None, [], Tally("concise", "same", pairs=1, unanswered=1)),
     ],
 )
 def test_every_verdict_of_a_judge(verdict: Verdict | None, chosen: list[str], tally: Tally) -> None:
@@ -83,7 +83,7 @@ def test_what_is_known_by_construction_is_not_asked() -> None:
     assert to_ask(pairs, check=False) == []
     assert len(label(pairs, None).rows) == 8
     assert len(to_ask(pairs, check=True)) == 8
-    with pytest.raises(CounterpointError, match="8 pairs need a label, and neither a reward nor a judge is named"):
+    with pytest.raises(CounterpointError, match="8 pairs need a label, and neither a --reward nor a --judge is named"):
         label(pairs, None, check=True)
 
 

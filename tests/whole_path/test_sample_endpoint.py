@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from counterpoint.build.sample import SampleConfig
-from counterpoint.build.sample_endpoint import AHEAD, sample_endpoint
+from counterpoint.build.sample_endpoint import sample_endpoint
 from counterpoint.data.comparisons import read_comparisons
 from counterpoint.data.samples import Sample, read_samples, sample_row, seed_of
+from counterpoint.decode.chats import MOST_UNWANTED
 from counterpoint.models.band_file import parse_endpoint
 from counterpoint.stages import Stages
 from counterpoint.types import CounterpointError, Dimension, Message
@@ -72,7 +73,9 @@ class Answer(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.here -= 1
         said = body["messages"][-1]["content"]
-        if self.server.refused and self.server.refused in said:
+        if mood == "wrong key":
+            self.reply(401, {"error": {"message": "who are you?"}})
+        elif self.server.refused and self.server.refused in said:
             self.reply(400, {"error": {"message": "that is too long"}})
         elif mood == "busy":
             self.reply(503, {"error": {"message": "later"}})
@@ -99,18 +102,16 @@ def server() -> Iterator[Server]:
     server.server_close()
 
 
-def run(server: Server, out: Path, prompts: list[Any] = PROMPTS, concurrency: int = 4) -> None:
+def run(server: Server, out: Path, prompts: list[Any] = PROMPTS, concurrency: int = 4, skip_bad: bool = False) -> None:
     entry = parse_endpoint(url=server.url, model="m", timeout_s=10)
     config = SampleConfig(samples=2, temperature=0.9, top_p=0.8, max_tokens=7, seed=3)
-    sample_endpoint(entry, config, prompts, TABLE, out, Stages(), concurrency)
+    sample_endpoint(entry, config, prompts, TABLE, out, Stages(), concurrency, skip_bad)
 
 
 def test_samples_are_in_the_order_of_asking_however_late_each_comes(server: Server, tmp_path: Path) -> None:
     run(server, tmp_path / "s.jsonl")
     found = read_samples(tmp_path / "s.jsonl")
-    assert [(s.prompt, s.asked, s.index) for s in found] == [
-        (prompt, asked, index) for prompt in PROMPTS for asked in ((), ("brief",)) for index in (0, 1)
-    ]
+    assert [(s.prompt, s.asked, s.index) for s in found] == every()
     assert {s.response for s in found if s.asked} == {f".feirb eB {i} yas" for i in range(6)}
     assert {s.response for s in found if not s.asked} == {f"{i} yas" for i in range(6)}
     assert all(s.ended for s in found)
@@ -136,25 +137,56 @@ def test_a_busy_server_is_asked_again_and_a_refusal_has_no_text(server: Server, 
 
 
 def test_a_run_that_failed_goes_on_and_asks_for_nothing_twice(server: Server, tmp_path: Path) -> None:
-    server.refused = "say 3"
-    with pytest.raises(CounterpointError, match=r"prompt 'say 3'.*that is too long.*what was said before is kept"):
+    server.moods += [""] * 9 + ["wrong key"]
+    with pytest.raises(CounterpointError, match=r"prompt 'say .'.*who are you\?.*what was said before is kept"):
         run(server, tmp_path / "s.jsonl")
     kept = read_samples(tmp_path / "s.jsonl")
-    assert [s.prompt for s in kept] == [f"say {i}" for i in (0, 1, 2) for _ in range(4)]
-    server.refused = ""
+    assert 6 <= len(kept) <= 12, "of nine that were answered three more may have been on their way, or come after"
     server.asked.clear()
     run(server, tmp_path / "s.jsonl")
-    assert len(server.asked) == 12
+    assert len(server.asked) == 24 - len(kept)
     found = read_samples(tmp_path / "s.jsonl")
-    assert found[:12] == kept
-    assert [s.prompt for s in found] == [prompt for prompt in PROMPTS for _ in range(4)]
+    assert all(sample in found for sample in kept)
+    assert [(s.prompt, s.asked, s.index) for s in found] == every()
 
 
-def test_a_slow_first_sample_lets_only_so_many_others_be_asked(server: Server, tmp_path: Path) -> None:
-    server.refused = "say 0"
-    with pytest.raises(CounterpointError):
-        run(server, tmp_path / "s.jsonl", [f"say {i}" for i in range(40)], concurrency=2)
-    assert len(server.asked) <= AHEAD * 2 + 2
+def every() -> list[tuple[str, tuple[str, ...], int]]:
+    return [(prompt, asked, index) for prompt in PROMPTS for asked in ((), ("brief",)) for index in (0, 1)]
+
+
+def test_regression_a_slow_sample_does_not_lose_those_that_came_before_it(server: Server, tmp_path: Path) -> None:
+    """They waited in memory for it, so that a run killed meanwhile had paid for them in vain."""
+    server.script = lambda said: (time.sleep(1.0) if said == "say 0" else None) or said
+    server.moods += [""] * 8 + ["wrong key"]
+    with pytest.raises(CounterpointError, match="who are you"):
+        run(server, tmp_path / "s.jsonl", [f"say {i}" for i in range(8)])
+    kept = read_samples(tmp_path / "s.jsonl")
+    assert len(kept) >= 4
+    assert ("say 0", ()) not in [(s.prompt, s.asked) for s in kept]
+
+
+@pytest.mark.parametrize("refused", ["say 0", "say 3"])
+def test_regression_a_prompt_that_the_server_will_not_take_leaves_the_others(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: str
+) -> None:
+    server.refused = refused
+    with pytest.raises(CounterpointError, match=rf"4 of 24 samples.*prompt '{refused}'.*too long.*pass --skip-bad"):
+        run(server, tmp_path / "s.jsonl")
+    server.asked.clear()
+    run(server, tmp_path / "s.jsonl", skip_bad=True)
+    assert len(server.asked) == 4, "only what was not taken is asked again"
+    assert f"left out: prompt '{refused}'" in capsys.readouterr().err
+    found = read_samples(tmp_path / "s.jsonl")
+    assert [(s.prompt, s.asked, s.index) for s in found] == [one for one in every() if one[0] != refused]
+
+
+def test_a_server_that_takes_nothing_is_soon_given_up(server: Server, tmp_path: Path) -> None:
+    server.refused = "say"
+    with pytest.raises(CounterpointError, match="status 400, that is too long; see what the server allows"):
+        run(server, tmp_path / "s.jsonl", [f"say {i}" for i in range(40)], skip_bad=True)
+    assert MOST_UNWANTED <= len(server.asked) < MOST_UNWANTED + 4
+    with pytest.raises(CounterpointError, match="4 of 4 samples were not drawn"):
+        run(server, tmp_path / "t.jsonl", PROMPTS[:1], skip_bad=True)
 
 
 def test_no_requests_at_once_is_refused(server: Server, tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ class Labelled:
 class Tally:
     """What became of a preference's pairs of one kind.
 
-    `unusable`: a response is empty, or both are the same. `ties` and `refused` were left out of what was labelled; of
-    pairs known by construction that were `checked`, which are kept all the same, the labeller found `against` the
-    other way round.
+    `unusable`: a response is empty, or both are the same. `ties` and `unanswered`, which have no verdict, were left out
+    of what was labelled; of pairs known by construction that were `checked`, which are kept all the same, the labeller
+    found `against` the other way round.
     """
 
     dimension: str
@@ -86,7 +86,7 @@ class Tally:
     unusable: int = 0
     kept: int = 0
     ties: int = 0
-    refused: int = 0
+    unanswered: int = 0
     checked: int = 0
     against: int = 0
 
@@ -134,8 +134,8 @@ def label(
     questions = to_ask(pairs, check)
     if questions and labeller is None:
         raise CounterpointError(
-            f"{len(questions)} pairs need a label, and neither a reward nor a judge is named; only pairs of other "
-            "kinds than 'same' are known by construction"
+            f"{len(questions)} pairs need a label, and neither a --reward nor a --judge is named; name one, or leave out "
+            "--check, and from --pairs the kind 'same': the other kinds are known by construction"
         )
     said = iter(labeller.compare(questions, forced=True, progress=progress) if labeller and questions else [])
     tallies: dict[tuple[str, Kind], Tally] = {}
@@ -164,7 +164,7 @@ def _counted(pair: TypedPair, said: Verdict | None, was_asked: bool, tally: Tall
         tally.checked += was_asked
         tally.against += said == -1
     else:
-        tally.refused += said is None
+        tally.unanswered += said is None
         tally.ties += said == 0
     verdict: Verdict | None = 1 if pair.by_construction else said
     tally.kept += bool(verdict)

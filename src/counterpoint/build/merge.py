@@ -87,14 +87,6 @@ class Merged:
     rank: int | None
     notes: tuple[str, ...] = ()
 
-    @property
-    def bases(self) -> tuple[str, ...]:
-        return (self.base,)
-
-    @property
-    def library(self) -> str:
-        return "peft" if self.config.form == "adapter" else "transformers"
-
     def how(self) -> str:
         """The method, and how far its updates are from the weighted sum of the experts'."""
         recipe = self.config.recipe
@@ -134,7 +126,10 @@ def merge_experts(sources: Sources, out: Path, config: MergeConfig, stages: Stag
         report = _report(sources, out, config, verified, errors, updates)
         with stages.stage("record", "the card, and the manifest with the hashes of all that was read"):
             write_manifest(staging, {"merge": asdict(report)}, sources.inputs, config.seed)
-            write_text(staging / "README.md", card(report))
+            said = report.how(), report.found()
+            write_text(
+                staging / "README.md", card(report.out, [report.base], report.weights, said, config.form == "adapter")
+            )
     return report
 
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 LOAD_ADAPTER = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,43 +16,27 @@ model = AutoModelForCausalLM.from_pretrained({out})
 tokenizer = AutoTokenizer.from_pretrained({out})"""
 
 
-class Merge(Protocol):
-    """What a card is written of: the merge of adapters, or that of whole models."""
-
-    @property
-    def out(self) -> str: ...
-    @property
-    def bases(self) -> Sequence[str]: ...
-    @property
-    def library(self) -> str: ...
-    @property
-    def weights(self) -> Mapping[str, Mapping[str, float]]: ...
-    def how(self) -> str: ...
-    def found(self) -> str: ...
-
-
-def card(merged: Merge) -> str:
-    """The card as Markdown, with the front matter of the hub."""
-    adapter = merged.library == "peft"
+def card(
+    out: str, bases: Sequence[str], weights: Mapping[str, Mapping[str, float]], said: Sequence[str], adapter: bool
+) -> str:
+    """The card as Markdown, with the front matter of the hub; `said` are paragraphs on the method and the check."""
+    load = (LOAD_ADAPTER if adapter else LOAD_MODEL).format(base=json.dumps(bases[0]), out=json.dumps(out))
     kind = "LoRA adapter" if adapter else "model"
-    load = (LOAD_ADAPTER if adapter else LOAD_MODEL).format(
-        base=json.dumps(merged.bases[0]), out=json.dumps(merged.out)
-    )
     return "\n\n".join([
-        front_matter(merged.bases, merged.library),
-        f"# {Path(merged.out).name}",
-        f"A {kind} of {', '.join(f'`{base}`' for base in merged.bases)}, merged by Counterpoint.",
-        table(merged.weights),
-        merged.how(),
-        merged.found(),
+        front_matter(bases, adapter),
+        f"# {Path(out).name}",
+        f"A {kind} of {', '.join(f'`{base}`' for base in bases)}, merged by Counterpoint.",
+        table(weights),
+        *said,
         f"```python\n{load}\n```\n",
     ])  # fmt: skip
 
 
-def front_matter(bases: Sequence[str], library: str) -> str:
+def front_matter(bases: Sequence[str], adapter: bool) -> str:
     """What the hub reads."""
     lines = ["base_model:", *(f"- {json.dumps(base)}" for base in bases)]
-    tags = ["merge", "counterpoint", *(["lora"] if library == "peft" else [])]
+    tags = ["merge", "counterpoint", *(["lora"] if adapter else [])]
+    library = "peft" if adapter else "transformers"
     return "\n".join(["---", *lines, f"library_name: {library}", "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 

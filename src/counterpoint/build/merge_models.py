@@ -16,6 +16,7 @@ from counterpoint.build.merge_sources import layers_of, names_of, weights_of
 from counterpoint.compose.checkpoints import Dtype, MergeReport, Method, check_apart, merge_models
 from counterpoint.compose.layers import Span, check_layers
 from counterpoint.models.band_file import hash_model
+from counterpoint.models.checkpoint import Checkpoint
 from counterpoint.models.load import check_family, load_model
 from counterpoint.stages import Stages
 from counterpoint.types import CounterpointError
@@ -51,10 +52,6 @@ class MergedModels:
     report: MergeReport
     notes: tuple[str, ...] = ()
 
-    @property
-    def library(self) -> str:
-        return "transformers"
-
     def how(self) -> str:
         """The method, and what it starts from."""
         config = self.config
@@ -84,6 +81,7 @@ def merge_whole(
     rest = dict(zip(names, (weight for _, weight in models), strict=True))
     spans = layers_of(layers, names)
     for folder in folders:
+        Checkpoint(folder).close()  # is there one at all? To transformers another name would be the hub's
         check_family(str(folder))
     check_layers(spans, int(AutoConfig.from_pretrained(folders[0]).num_hidden_layers))
     with held(out), publish(out) as staging:
@@ -99,7 +97,8 @@ def merge_whole(
         with stages.stage("record", "the card, and the manifest with the hashes of all that was read"):
             inputs = {str(folder): hash_model(folder) for folder in folders}
             write_manifest(staging, {"merge": asdict(merged)}, inputs, config.seed)
-            write_text(staging / "README.md", card(merged))
+            said = merged.how(), merged.found()
+            write_text(staging / "README.md", card(merged.out, bases, merged.weights, said, adapter=False))
     return merged
 
 

@@ -18,8 +18,8 @@ from counterpoint.compose.plan import Plan, Row
 from counterpoint.data.asked import as_asked
 from counterpoint.data.preferences import as_requested
 from counterpoint.data.responses import prompt_column
-from counterpoint.data.sample_log import SampleLog
-from counterpoint.data.samples import Ask, Sample, asks, read_samples
+from counterpoint.data.sample_log import open_log
+from counterpoint.data.samples import Ask, Sample, asks
 from counterpoint.decode.band import Band
 from counterpoint.decode.sampling import Sampling
 from counterpoint.stages import Bar, Stages
@@ -86,14 +86,16 @@ def sample_model(
         stages.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     every = asks(kept, wanted, config.samples, config.seed)
     source = {"model": model, "base": hash_base(model)}
-    log = SampleLog(out, {**source, **run_config(config, kept, requests)}, every, PART)
-    with stages.stage("samples", f"{counted(config, kept, preferences)}; {len(wrong)} left out") as bar:
+    with (
+        open_log(out, {**source, **run_config(config, kept, requests)}, every, PART) as log,
+        stages.stage("samples", f"{counted(config, kept, preferences)}; {len(wrong)} left out") as bar,
+    ):
         note_kept(bar, log.done)
         report = bar.task("responses")
-        for start in range(log.done, len(every), PART):
-            part = every[start : start + PART]
-            log.append(_draw(band, part, requests, config.sampling, _after(start, len(every), report)))
-    return drawn(read_samples(out))
+        for start in range(0, len(log.left), PART):
+            part = log.left[start : start + PART]
+            log.append(_draw(band, part, requests, config.sampling, _after(log.done, len(every), report)))
+        return drawn(log.finish())
 
 
 def run_config(config: SampleConfig, prompts: Sequence[Prompt], requests: Mapping[str, str]) -> dict[str, Any]:

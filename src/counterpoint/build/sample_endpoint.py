@@ -3,8 +3,6 @@
 Servers take a seed, but few promise the same answer to it, so that only the order and number of samples are a law here.
 """
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +12,13 @@ from counterpoint.build.sample import Drawn, SampleConfig, counted, drawn, note_
 from counterpoint.data.places import brief
 from counterpoint.data.preferences import as_requested
 from counterpoint.data.responses import prompt_column
-from counterpoint.data.sample_log import SampleLog
-from counterpoint.data.samples import Ask, Sample, asks, read_samples
-from counterpoint.decode.chats import Caller
-from counterpoint.decode.remote import begin, result_of
+from counterpoint.data.sample_log import open_log
+from counterpoint.data.samples import Ask, Sample, asks
+from counterpoint.decode.chats import Caller, Rejected
+from counterpoint.decode.remote import begin, result_of, together
 from counterpoint.models.band_file import EndpointEntry
 from counterpoint.stages import Stages
 from counterpoint.types import CounterpointError, Dimension, Message, Prompt
-
-AHEAD = 4
-"""Samples under way or waiting to be written, for each that the server is asked at once: a slow one holds up few."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class Speaker:
         try:
             reply = await self.caller.reply(self._body(ask))
         except CounterpointError as error:
-            raise CounterpointError(f"prompt {brief(ask.prompt)}: {error}; what was said before is kept") from None
+            raise type(error)(f"prompt {brief(ask.prompt)}: {error}; what was said before is kept") from None
         text = reply.text.encode("utf-8", errors="replace").decode()  # half a surrogate pair is JSON, but no text
         return sample_of(ask, text, ended=not (reply.cut or reply.refused))
 
@@ -63,9 +58,11 @@ def sample_endpoint(
     out: Path,
     stages: Stages,
     concurrency: int = 8,
+    skip_bad: bool = False,
 ) -> list[Drawn]:
     """Sample a model on a server into `out`, `concurrency` requests at once; a killed run goes on where it was.
 
+    What the server will not take keeps nothing else from being drawn, and is an error at the end unless `skip_bad`.
     Raises CounterpointError where the server fails after all retries, and where `out` holds anything but this run.
     """
     if concurrency < 1:
@@ -74,44 +71,46 @@ def sample_endpoint(
     unlike = list(dict.fromkeys(prompts))
     every = asks(unlike, wanted, config.samples, config.seed)
     source = {"endpoint": entry.url, "model": entry.model}
-    log = SampleLog(out, {**source, **run_config(config, unlike, requests)}, every, part=1)
     speaker = Speaker(Caller(entry), config, requests)
-    with stages.stage("samples", f"{counted(config, unlike, preferences)}, from {entry.url}") as bar:
+    with (
+        open_log(out, {**source, **run_config(config, unlike, requests)}, every, part=1) as log,
+        stages.stage("samples", f"{counted(config, unlike, preferences)}, from {entry.url}") as bar,
+    ):
         note_kept(bar, log.done)
         report = bar.task("responses")
+        speaker.caller.taken = log.done > 0
 
         def keep(sample: Sample) -> None:
             log.append([sample])
             report(log.done, len(every))
 
-        result_of(begin(in_order(every[log.done :], speaker.say, concurrency, keep)))
-    return drawn(read_samples(out))
+        rejected = result_of(begin(say_all(log.left, speaker.say, concurrency, keep)))
+        if rejected and (log.done == 0 or not skip_bad):
+            raise CounterpointError(
+                f"{len(rejected)} of {len(every)} samples were not drawn, the first for {rejected[0]}; the others are "
+                "kept; pass --skip-bad to leave them out"
+            )
+        for line in dict.fromkeys(rejected):
+            stages.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+        return drawn(log.finish())
 
 
-async def in_order(
+async def say_all(
     todo: Sequence[Ask],
     say: Callable[[Ask], Coroutine[Any, Any, Sample]],
     concurrency: int,
     keep: Callable[[Sample], None],
-) -> None:
-    """Say all, `concurrency` at once, and keep each in the order of asking; where one fails, those before it are kept.
+) -> list[str]:
+    """Say all, `concurrency` at once, and keep each as it comes; returns why the server would not take the others."""
+    waiting = iter(todo)
+    rejected: list[str] = []
 
-    At most `AHEAD * concurrency` are ahead of the one that is to be kept next.
-    """
-    free, ahead = asyncio.Semaphore(concurrency), deque[asyncio.Task[Sample]]()
+    async def work() -> None:
+        for ask in waiting:
+            try:
+                keep(await say(ask))
+            except Rejected as error:
+                rejected.append(str(error))
 
-    async def one(ask: Ask) -> Sample:
-        async with free:
-            return await say(ask)
-
-    try:
-        for ask in todo:
-            ahead.append(asyncio.create_task(one(ask)))
-            if len(ahead) == AHEAD * concurrency:
-                keep(await ahead.popleft())
-        while ahead:
-            keep(await ahead.popleft())
-    except BaseException:
-        for task in ahead:
-            task.cancel()
-        raise
+    await together([work() for _ in range(concurrency)])
+    return rejected

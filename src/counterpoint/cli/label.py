@@ -71,12 +71,15 @@ def label(
     from counterpoint.build.label import find_pairs, to_ask, write_labelled
     from counterpoint.build.label import label as label_pairs
     from counterpoint.data.pair_types import parse_kinds
+    from counterpoint.data.sample_log import run_file
     from counterpoint.data.samples import read_samples
     from counterpoint.models.load import parse_device
     from counterpoint.stages import Stages
 
     kinds = parse_kinds(pairs)
     check_out(to, files)
+    if run_file(to).exists():
+        raise CounterpointError(f"--out {to}: holds samples of a run, which would be lost; name another file")
     set_threads(threads)
     parts = parse_rewards(reward or [], str(parse_device(device)))
     by_model = find_judge(
@@ -95,7 +98,9 @@ def label(
     with Stages().stage("labels", f"{len(found)} pairs on {', '.join(d.name for d in wanted)}") as bar:
         labelled = label_pairs(found, labeller, check, bar.task("asked"))
     if not labelled.rows:
-        raise CounterpointError(f"no comparison came of {len(found)} pairs: all are ties, refused, empty or equal")
+        raise CounterpointError(
+            f"no comparison came of {len(found)} pairs: all are ties, without a verdict, empty or equal"
+        )
     write_labelled(to, labelled.rows)
     if as_json:
         print(json.dumps(as_numbers(labelled, by_model)))
@@ -163,11 +168,11 @@ def as_numbers(labelled: "LabelledPairs", by_model: "LLMJudge | None") -> dict[s
 
 def print_tallies(labelled: "LabelledPairs", check: bool) -> None:
     """What became of the pairs; of those that nobody was asked about there are no ties."""
-    columns = ["dimension", "pairs of", "pairs", "kept", "unusable", "ties", "refused"]
+    columns = ["dimension", "pairs of", "pairs", "kept", "unusable", "ties", "no verdict"]
     table = Table(*columns, *(["found wrong"] if check else []), box=None)
     for tally in labelled.tallies:
         known = tally.kind != "same"
-        counts = [tally.pairs, tally.kept, tally.unusable, *(("-", "-") if known else (tally.ties, tally.refused))]
+        counts = [tally.pairs, tally.kept, tally.unusable, *(("-", "-") if known else (tally.ties, tally.unanswered))]
         wrong = [f"{tally.against} of {tally.checked}" if known else "-"] if check else []
         table.add_row(tally.dimension, tally.kind, *map(str, counts), *wrong)
     out.print(table)

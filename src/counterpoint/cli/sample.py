@@ -64,7 +64,7 @@ def sample(
 
         entry = parse_endpoint(url=endpoint, model=remote_model, api_key_env=api_key_env, timeout_s=timeout)
         asked = read_asked(prompts, None, column or [], skip_bad)
-        found = sample_endpoint(entry, config, asked, wanted, to, Stages(), concurrency)
+        found = sample_endpoint(entry, config, asked, wanted, to, Stages(), concurrency, skip_bad)
     else:
         set_threads(threads)
         base = base_of(model)

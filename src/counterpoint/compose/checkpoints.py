@@ -10,27 +10,22 @@ Sums are of float32 and rounded once, to the type written. Pruned task vectors a
 by tensor; its `ties` divides by how many task vectors count at an entry. A source of weight 0 takes no part at all.
 """
 
-import math
 import os
 import random
-import re
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from counterpoint.artifacts import check_place, publish, write_json
+from counterpoint.compose.checkpoint_rules import MAJORITY, Added, Pruned, Rule, Summed, Weights, piece
 from counterpoint.models.alike import CONFIG, check_alike, read_model_config
-from counterpoint.models.checkpoint import FORMATS, SHARD_BYTES, Checkpoint, Spec, Values, Writer
+from counterpoint.models.checkpoint import FORMATS, SHARD_BYTES, Checkpoint, Spec, Writer
 from counterpoint.types import CounterpointError
 
 if TYPE_CHECKING:
@@ -39,11 +34,8 @@ if TYPE_CHECKING:
 Method = Literal["linear", "task-arithmetic", "magnitude", "ties", "dare-linear", "dare-ties"]
 Dtype = Literal["same", "float32", "bfloat16", "float16"]
 Progress = Callable[[int, int], None]
-Exact = NDArray[np.float64]
 
 SUMMED = ("linear", "task-arithmetic")
-MAJORITY = ("ties", "dare-ties")
-LARGEST = ("magnitude", "ties")
 AVERAGED = ("linear", *MAJORITY)
 DENSITY = 0.5
 
@@ -58,9 +50,6 @@ CHECKED = 4096
 """Values of a tensor that are read back and compared, per four millions that it has."""
 CHECKED_WHOLE = 8
 """Of the tensors that have to be made whole, how many are made again and compared."""
-ROUNDING = 2.0**-24
-CANCELLED = 1e-9
-"""Weights whose sum is less than this share of their sizes cancel: 0.1 + 0.2 - 0.3 is 3e-17, not 0."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +66,6 @@ class MergeReport:
     checked: int
     error: float
     bound: float
-
-
-class Rule(Protocol):
-    """What becomes of each tensor; `parallel` if several threads may make parts at once."""
-
-    parallel: bool
-
-    def whole(self, name: str) -> bool:
-        """Whether no part of a tensor can be made without the rest."""
-
-    def make(self, name: str, first: int, count: int) -> Values:
-        """So many values of a tensor from the `first` on."""
-
-    def exact(self, name: str, first: int, count: int) -> tuple[Exact, Exact]:
-        """The same in float64, and how far float32 may be from it."""
 
 
 def merge_models(
@@ -168,197 +142,6 @@ def check_apart(out: Path, folders: Sequence[Path]) -> None:
     check_place(out)
 
 
-class Weights:
-    """How much of each source goes into each tensor: coefficients of those that take part, and their divisor."""
-
-    def __init__(
-        self, named: Sequence[tuple[Path, float]], layers: Mapping[str, Sequence[float]], averaged: bool,
-        tensors: Sequence[str],
-    ) -> None:  # fmt: skip
-        self.averaged = averaged
-        self._usual = [weight for _, weight in named]
-        self._layers = layers
-        self._check("the sources", self._usual)
-        for key, weights in layers.items():
-            self._check(f"layers {key!r}", weights)
-            if not any(_fits(key, name) for name in tensors):
-                raise CounterpointError(f"layers {key!r}: names no tensor; expected '3', '0-11' or a pattern of names")
-
-    def of(self, name: str) -> tuple[dict[int, float], float]:
-        """Per source that takes part its coefficient, and what the sum is divided by."""
-        weights = next((w for key, w in self._layers.items() if _fits(key, name)), self._usual)
-        active = {index: weight for index, weight in enumerate(weights) if weight}
-        if not self.averaged:
-            return active, 1.0
-        return (active, math.fsum(active.values())) if len(active) > 1 else (dict.fromkeys(active, 1.0), 1.0)
-
-    def _check(self, where: str, weights: Sequence[float]) -> None:
-        if len(weights) != len(self._usual):
-            raise CounterpointError(f"{where}: {len(weights)} weights for {len(self._usual)} sources; give one each")
-        if not all(map(math.isfinite, weights)) or not any(weights):
-            raise CounterpointError(
-                f"{where}: the weights are {_listed(weights)}; expected finite numbers, not all of them 0"
-            )
-        if self.averaged and abs(math.fsum(weights)) <= CANCELLED * math.fsum(map(abs, weights)):
-            raise CounterpointError(
-                f"{where}: the weights {_listed(weights)} add up to 0, so that they cannot be divided by their sum; "
-                "give others, or do not normalise"
-            )
-
-
-def _listed(weights: Sequence[float]) -> str:
-    return ", ".join(f"{weight:g}" for weight in weights)
-
-
-def _fits(key: str, tensor: str) -> bool:
-    """Whether a tensor is of a layer "3", of layers "0-11", or fits a pattern; its layer is its name's first number."""
-    if not (span := re.fullmatch(r"(\d+)(?:-(\d+))?", key)):
-        return fnmatchcase(tensor, key)
-    layer = next((int(part) for part in tensor.split(".") if part.isdecimal()), None)
-    return layer is not None and int(span[1]) <= layer <= int(span[2] or span[1])
-
-
-class Summed:
-    """W = sum_k w_k W_k / d, or with a base W = W0 + sum_k w_k (W_k - W0) / d."""
-
-    parallel = True
-
-    def __init__(self, checkpoints: Sequence[Checkpoint], weights: Weights, from_base: bool) -> None:
-        self._base = checkpoints[0] if from_base else None
-        self._sources = checkpoints[1:] if from_base else checkpoints
-        self._weights = weights
-
-    def whole(self, name: str) -> bool:
-        return False
-
-    def make(self, name: str, first: int, count: int) -> Values:
-        coefficients, divisor = self._weights.of(name)
-        start = _piece(self._base, name, first, count) if self._base else None
-        total, term = np.empty((2, count), np.float32)  # used again for each source: fresh memory is slow
-        for turn, (index, coefficient) in enumerate(coefficients.items()):
-            values = term if turn else total
-            self._sources[index].read(name, first, values)
-            if start is not None:
-                values -= start
-            if coefficient != 1:
-                values *= np.float32(coefficient)
-            if turn:
-                total += term
-        if divisor != 1:
-            total /= np.float32(divisor)
-        return total if start is None else np.add(total, start, out=total)
-
-    def exact(self, name: str, first: int, count: int) -> tuple[Exact, Exact]:
-        coefficients, divisor = self._weights.of(name)
-        start = _piece(self._base, name, first, count).astype(np.float64) if self._base else np.zeros(count)
-        terms = [c / divisor * (_piece(self._sources[k], name, first, count) - start) for k, c in coefficients.items()]
-        # Each step of a sum of K products rounds once, and so do a coefficient and the divisor.
-        size = np.abs(start) + sum(abs(c / divisor) * np.abs(start) for c in coefficients.values())
-        size += np.sum(np.abs(terms), axis=0)
-        return start + np.sum(terms, axis=0), (len(terms) + 4) * ROUNDING * size
-
-
-class Added:
-    """W = W0 + delta."""
-
-    parallel = False  # how a delta is made is the caller's, and so is whether that can be done twice at once
-
-    def __init__(self, base: Checkpoint, deltas: Mapping[str, Callable[[], "Tensor"]]) -> None:
-        self._base = base
-        self._deltas = deltas
-
-    def whole(self, name: str) -> bool:
-        return name in self._deltas
-
-    def make(self, name: str, first: int, count: int) -> Values:
-        values = _piece(self._base, name, first, count)
-        return np.add(values, self._delta(name), out=values) if name in self._deltas else values
-
-    def exact(self, name: str, first: int, count: int) -> tuple[Exact, Exact]:
-        total = _piece(self._base, name, first, count).astype(np.float64)
-        if name in self._deltas:
-            total += self._delta(name)
-        return total, ROUNDING * np.abs(total)
-
-    def _delta(self, name: str) -> Values:
-        delta = self._deltas[name]().detach().float().numpy()
-        if delta.shape != self._base.specs[name].shape:
-            raise CounterpointError(
-                f"{self._base.folder}: tensor {name!r} has the shape {self._base.specs[name].shape}, its delta "
-                f"{delta.shape}"
-            )
-        values: Values = delta.reshape(-1)
-        return values
-
-
-class Pruned:
-    """W = W0 + what PEFT's function of the method makes of the task vectors."""
-
-    parallel = False  # PEFT's functions draw from torch's one generator, and use all cores themselves
-
-    def __init__(
-        self, checkpoints: Sequence[Checkpoint], weights: Weights, method: str, density: float, seed: int
-    ) -> None:
-        self._base, *self._sources = checkpoints
-        self._weights = weights
-        self._method = method
-        self._density = density
-        self._seed = seed
-
-    def whole(self, name: str) -> bool:
-        return True
-
-    def make(self, name: str, first: int, count: int) -> Values:
-        import torch  # this and PEFT take longer to load than a plain sum takes to write
-        from peft.utils import merge_utils
-
-        functions = {
-            "magnitude": merge_utils.magnitude_prune,
-            "ties": merge_utils.ties,
-            "dare-linear": merge_utils.dare_linear,
-            "dare-ties": merge_utils.dare_ties,
-        }
-        coefficients, divisor = self._weights.of(name)
-        if self._method in MAJORITY and self._weights.averaged:
-            divisor /= len(coefficients)
-        start = _piece(self._base, name, first, count)
-        tasks = [_piece(self._sources[k], name, first, count) - start for k in coefficients]
-        density = self._density
-        if self._method in LARGEST:
-            tasks, density = [_largest(task, density) for task in tasks], 1.0
-        weights = torch.tensor([coefficient / divisor for coefficient in coefficients.values()])
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The density 1", UserWarning)  # says that nothing is pruned: as asked
-            torch.manual_seed(_seed_of(self._seed, name))
-            start += functions[self._method](list(map(torch.from_numpy, tasks)), weights, density).numpy()
-        return start
-
-    def exact(self, name: str, first: int, count: int) -> tuple[Exact, Exact]:
-        """The same once more: float64 would put near-equal entries in another order and keep others of them."""
-        return self.make(name, first, count).astype(np.float64), np.zeros(count)
-
-
-def _largest(task: Values, density: float) -> Values:
-    """The entries of largest size, a share `density` of them, and zero elsewhere; all those of the smallest size kept.
-
-    PEFT sorts all that it keeps, which takes seven times as long.
-    """
-    sizes, kept = np.abs(task), int(density * task.size)
-    least = np.partition(sizes, -kept)[-kept] if kept else np.inf
-    return np.where(sizes >= least, task, np.float32(0))
-
-
-def _seed_of(seed: int, name: str) -> int:
-    """A tensor's own seed, so that what is dropped does not depend on the order of tensors."""
-    return int.from_bytes(sha256(f"{seed} {name}".encode()).digest()[:8], "little", signed=True)
-
-
-def _piece(checkpoint: Checkpoint, name: str, first: int, count: int) -> Values:
-    values = np.empty(count, np.float32)
-    checkpoint.read(name, first, values)
-    return values
-
-
 def _pairs(sources: Mapping[str, float] | Sequence[tuple[str | Path, float]]) -> Sequence[tuple[str | Path, float]]:
     return list(sources.items()) if isinstance(sources, Mapping) else sources
 
@@ -425,8 +208,8 @@ def _copy_others(checkpoints: Sequence[Checkpoint], writer: Writer) -> None:
 
 
 def _write_floats(checkpoints: Sequence[Checkpoint], rule: Rule, writer: Writer, progress: Progress | None) -> None:
-    def work(piece: tuple[str, int, int]) -> int:
-        name, first, count = piece
+    def work(part: tuple[str, int, int]) -> int:
+        name, first, count = part
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # the writer refuses what is not finite
                 writer.write(name, first, rule.make(name, first, count))
@@ -447,7 +230,7 @@ def _write_floats(checkpoints: Sequence[Checkpoint], rule: Rule, writer: Writer,
 def _check_finite(checkpoints: Sequence[Checkpoint], name: str, first: int, count: int) -> None:
     """Raise CounterpointError that names the source whose values are not finite, if one's are."""
     for checkpoint in checkpoints:
-        if not np.isfinite(_piece(checkpoint, name, first, count)).all():
+        if not np.isfinite(piece(checkpoint, name, first, count)).all():
             raise CounterpointError(
                 f"{checkpoint.folder}: tensor {name!r} is not finite everywhere; its training may have failed, or its "
                 "file is damaged"
@@ -469,7 +252,7 @@ def _verify(written: Checkpoint, rule: Rule) -> MergeReport:
         exact, slack = rule.exact(name, first, count)
         form = FORMATS[written.specs[name].code]
         allowed = slack + form.rounding * np.abs(exact) + form.smallest
-        errors = np.abs(_piece(written, name, first, count) - exact)
+        errors = np.abs(piece(written, name, first, count) - exact)
         if not (errors <= allowed).all():
             worst = int(np.argmax(errors - allowed))
             raise CounterpointError(

@@ -80,7 +80,9 @@ def by_layer(spans: Sequence[Span], rest: Mapping[str, float] | None) -> Coeffic
                 return coefficients
         if rest is None:
             where = "which is of no layer" if layer is None else f"whose layer {layer} is in no range"
-            raise CounterpointError(f"table of layers: nothing is said of {module!r}, {where}; give the rest a profile, or a range")
+            raise CounterpointError(
+                f"table of layers: nothing is said of {module!r}, {where}; give the rest a profile, or a range"
+            )
         return rest
 
     return at

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from counterpoint.data.chat import with_request
+from counterpoint.data.places import BadRow
 from counterpoint.data.reports import FileReport
 from counterpoint.data.rows import check_row, read_rows
 from counterpoint.data.sources import find_tables
@@ -44,8 +45,13 @@ def read_table(path: str | Path | None = None) -> list[PreferenceRow]:
     request that is there twice; and for an axis with one pole, which is most often a misspelt one.
     """
     rows: list[PreferenceRow] = []
+    bad: list[BadRow] = []
     for table in find_tables(BUILT_IN if path is None else path):
-        rows += read_rows(table, _row, FileReport.of(table), None)
+        rows += read_rows(table, _row, FileReport.of(table), bad)
+    if bad:
+        raise CounterpointError(
+            f"{bad[0]}; fix the row; `counterpoint preferences --json` shows a table as it should be"
+        )
     where = "the built-in preferences" if path is None else str(path)
     _check_once([row.name for row in rows], f"{where}: the name")
     _check_once([row.request for row in rows], f"{where}: the request")

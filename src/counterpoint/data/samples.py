@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from counterpoint.data.places import BadRow
 from counterpoint.data.reports import FileReport
 from counterpoint.data.responses import prompt_column
 from counterpoint.data.rows import TextOrMessages, check_prompt, check_row, plain, read_rows
 from counterpoint.data.sources import find_tables
-from counterpoint.types import Prompt
+from counterpoint.types import CounterpointError, Prompt
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,9 @@ def parse_sample(values: dict[str, Any]) -> Sample:
 def read_samples(paths: str | Path | Iterable[str | Path]) -> list[Sample]:
     """Read what `counterpoint sample` wrote, from one file or several; an error names file, row and field."""
     found: list[Sample] = []
+    bad: list[BadRow] = []
     for table in find_tables(paths):
-        found += read_rows(table, parse_sample, FileReport.of(table), None)
+        found += read_rows(table, parse_sample, FileReport.of(table), bad)
+    if bad:
+        raise CounterpointError(f"{bad[0]}; expected rows as `counterpoint sample` writes them")
     return found

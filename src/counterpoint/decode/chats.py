@@ -14,6 +14,7 @@ from counterpoint.decode.endpoint import (
     ABSENT,
     REFUSED,
     REPLY,
+    Unwanted,
     api_key,
     may_pass,
     new_client,
@@ -78,7 +79,7 @@ class _Chat(BaseModel):
 class Caller:
     """Asks a server for chat completions; its key is read from the environment once, and never shown.
 
-    `role` is what messages call the model.
+    `role` is what messages call the model. `taken` is whether the server is known to take requests of this kind.
     """
 
     def __init__(self, entry: EndpointEntry, role: str = "model", retries: int = RETRIES) -> None:
@@ -87,7 +88,8 @@ class Caller:
         self.attempts = retries + 1
         self._key = api_key(role, entry)
         self._length = "max_tokens"
-        self._taken = self._unwanted = 0
+        self.taken = False
+        self._unwanted = 0
         self.client = new_client(entry, self._key, retries)
         weakref.finalize(self, _close, self.client).atexit = False
 
@@ -103,7 +105,7 @@ class Caller:
                 if error.code != FILTERED:
                     raise
                 reply = Reply("", refused=True)
-        self._taken += 1
+        self.taken = True
         return reply
 
     async def _content(self, body: Mapping[str, Any]) -> bytes:
@@ -127,7 +129,7 @@ class Caller:
         """What goes wrong inside, as one message."""
         try:
             yield
-        except (APIError, ValidationError, TimeoutError) as error:
+        except (APIError, ValidationError, TimeoutError, Unwanted) as error:
             entry = self.entry
             said = quoted(what_went_wrong(error, entry.timeout_s, self.attempts), self._key)
             raise self._kind(error)(
@@ -138,7 +140,7 @@ class Caller:
         if not isinstance(error, APIStatusError) or error.status_code not in UNWANTED:
             return CounterpointError
         self._unwanted += 1
-        return Rejected if self._taken or self._unwanted < MOST_UNWANTED else CounterpointError
+        return Rejected if self.taken or self._unwanted < MOST_UNWANTED else CounterpointError
 
 
 def _close(client: AsyncOpenAI) -> None:
@@ -160,6 +162,8 @@ def read_reply(content: bytes) -> Reply:
 
 def remedy(error: Exception) -> str:
     """What to do about it."""
+    if isinstance(error, Unwanted):
+        return error.remedy
     status = error.status_code if isinstance(error, APIStatusError) else None
     if status in (401, 403):
         return "name the environment variable of the right key"

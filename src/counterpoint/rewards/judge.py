@@ -199,6 +199,7 @@ class LLMJudge:
         async with self.cache.claimed(key):
             kept = self.cache.get(key)
             if kept is not None:
+                self.caller.taken = True
                 return kept, True
             reply = await self.caller.reply(body)
             self.cache.put(key, body, reply)
