@@ -211,6 +211,18 @@ def test_half_precision(
         assert {a.dtype for a, _ in read_adapter(tmp_path / "out").factors.values()} == {getattr(torch, dtype)}
 
 
+def test_a_base_in_half_precision_and_shards(merge: Callable[..., Any], tmp_path: Path) -> None:
+    """What is written is in the base's type, and held to what that type allows."""
+    base = save_pico(tmp_path / "base")
+    pico_adapter(tmp_path / "one", base, seed=1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    (base / "model.safetensors").unlink()
+    model.save_pretrained(base, max_shard_size=20_000)
+    said = merge(tmp_path / "one", "--as", "model")
+    assert 1e-4 < said["verified"]["difference"] < said["verified"]["tolerance"] == 5e-2
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
@@ -246,10 +258,11 @@ def test_options_of_whole_models_are_heard(merge: Callable[..., Any], models: Pa
 
 def test_task_vectors_of_whole_models(merge: Callable[..., Any], models: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "layers.json", {"1": {"two": 2}})
-    merge(
+    said = merge(
         f"{models / 'one'}=0.5", f"{models / 'two'}=0.5", "--method", "task-arithmetic", "--base", models / "start",
         "--layers", tmp_path / "layers.json",
     )  # fmt: skip
+    assert said["weights"] == {"1": {"two": 2.0}, "rest": {"one": 0.5, "two": 0.5}}
     one, two, start = (AutoModelForCausalLM.from_pretrained(models / m).state_dict() for m in ("one", "two", "start"))
     for name, tensor in AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict().items():
         w = (0.0, 2.0) if ".layers.1." in name else (0.5, 0.5)

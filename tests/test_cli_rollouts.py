@@ -158,7 +158,7 @@ def test_mistakes_of_sample(
         (("--pairs", "same,oposite"), "unknown kind of pairs 'oposite'; did you mean 'opposite'"),
         (("--judge", "http://localhost:1/v1"), "--judge-model NAME is missing"),
         (("--reward", "short=length", "--judge", "http://localhost:1/v1", "--judge-model", "m"), "name one"),
-        ((), "4 pairs need a label, and neither a reward nor a judge is named"),
+        ((), "4 pairs need a label, and neither a --reward nor a --judge is named"),
     ],
 )
 def test_mistakes_of_label(

@@ -459,7 +459,7 @@ def test_a_failure_is_one_line_without_the_key(
     server: Server, mood: str, says: str, once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COUNTERPOINT_KEY_J", "very-secret")
-    server.moods.append(mood)
+    server.moods.extend([mood] * 2)
     with pytest.raises(CounterpointError) as caught:
         judge(server, api_key_env="COUNTERPOINT_KEY_J").compare(QUESTIONS[:1], True)
     assert f"judge 'm' at {server.url} gave no reply: " in str(caught.value)

@@ -1,20 +1,26 @@
 """The recipe of Personalized Soups: its file of settings, its plan by hand, and the whole path on random models."""
 
-import importlib.util
 import json
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from recipes.personalized_soups.__main__ import main
+from recipes.personalized_soups.dry import dry as smallest
+from recipes.personalized_soups.hardware import config_of, factors, kept_of_a_token, llama, parameters
+from recipes.personalized_soups.learn import earned_by
+from recipes.personalized_soups.methods import average_factors, plans_of
+from recipes.personalized_soups.plan import work_of
+from recipes.personalized_soups.run import everybody, newcomers, preferences_of, prepare
+from recipes.personalized_soups.settings import Settings, Shape, read_settings
+from recipes.personalized_soups.whole import STAGES, run_recipe
 from rich.console import Console
 
 from counterpoint.artifacts import read_json
@@ -26,21 +32,7 @@ from counterpoint.stages import Stages
 from counterpoint.testing import pico_model, save_pico
 from counterpoint.types import CounterpointError, Profile
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-SHIPPED = RECIPES / "personalized_soups_7b.toml"
-
-
-def load_recipe() -> ModuleType:
-    """The recipe as a module: it is a script outside of the package."""
-    spec = importlib.util.spec_from_file_location("personalized_soups", RECIPES / "personalized_soups.py")
-    assert spec
-    assert spec.loader
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load_recipe()
+SHIPPED = Path(__file__).parents[2] / "recipes" / "personalized_soups" / "settings_7b.toml"
 
 
 def written(folder: Path, *changes: tuple[str, str]) -> Path:
@@ -65,7 +57,7 @@ def quietly() -> Stages:
 
 
 def lines_of(path: Path) -> dict[str, str]:
-    return {line.what: line.number for line in recipe.work_of(recipe.read_settings(path), 10000, 50)}
+    return {line.what: line.number for line in work_of(read_settings(path), 10000, 50)}
 
 
 def test_the_work_by_hand() -> None:
@@ -93,16 +85,16 @@ def test_a_method_that_is_not_compared_costs_nothing(tmp_path: Path) -> None:
 
 def test_sizes_of_llama_7b() -> None:
     """The published count, and that of an adapter of rank 8 on q and v."""
-    shape = recipe.Shape(32, 4096, 11008, 32, 32, 128, 32000)
-    assert recipe.parameters(shape) == 6_738_415_616
-    assert recipe.factors(shape, 8, ("q_proj", "v_proj")) == 4_194_304
+    config = llama(Shape(32, 4096, 11008, 32, 32, 32000))
+    assert parameters(config) == 6_738_415_616
+    assert factors(config, 8, ("q_proj", "v_proj")) == 4_194_304
 
 
 def test_sizes_are_those_of_a_model(tmp_path: Path) -> None:
     base = save_pico(tmp_path / "base", tie_word_embeddings=False)
-    settings = recipe.read_settings(written(tmp_path, ("models/tulu-7b", str(base))))
+    settings = read_settings(written(tmp_path, ("models/tulu-7b", str(base))))
     model = pico_model(tie_word_embeddings=False)
-    assert recipe.parameters(recipe.shape_of(settings)) == sum(p.numel() for p in model.parameters())
+    assert parameters(config_of(settings)) == sum(p.numel() for p in model.parameters())
 
 
 def kept_bytes(layers: int) -> float:
@@ -125,8 +117,8 @@ def kept_bytes(layers: int) -> float:
 
 
 def test_activations_are_what_autograd_keeps() -> None:
-    block = recipe.Shape(layers=1, width=128, feed_forward=256, heads=4, key_heads=4, head_width=32, vocabulary=1)
-    assert recipe.kept_of_a_token(block) == pytest.approx((kept_bytes(3) - kept_bytes(1)) / 2, rel=0.05)
+    block = llama(Shape(layers=1, width=128, feed_forward=256, heads=4, key_heads=4, vocabulary=1))
+    assert kept_of_a_token(block) == pytest.approx((kept_bytes(3) - kept_bytes(1)) / 2, rel=0.05)
 
 
 # Who answers
@@ -136,11 +128,11 @@ PERSON = Profile({"concise": 1.0, "friendly": 1.0})
 
 
 def test_vanilla_knows_nobody_and_a_soup_is_an_average() -> None:
-    (vanilla,) = recipe.plans_of("vanilla", [PERSON, PERSON], rlhf_asked=False)
+    (vanilla,) = plans_of("vanilla", [PERSON, PERSON], rlhf_asked=False)
     assert (vanilla.rows[0].gate, vanilla.rows[0].requests) == ({}, ())
-    soup = recipe.plans_of("p-soups", [PERSON, PERSON], rlhf_asked=False)[1].rows[0]
+    soup = plans_of("p-soups", [PERSON, PERSON], rlhf_asked=False)[1].rows[0]
     assert (soup.gate, soup.requests) == ({"concise": 0.5, "friendly": 0.5}, ("concise", "friendly"))
-    assert len(recipe.plans_of("rlhf", [PERSON, PERSON], rlhf_asked=True)) == 2
+    assert len(plans_of("rlhf", [PERSON, PERSON], rlhf_asked=True)) == 2
 
 
 def test_factors_are_averaged_apart() -> None:
@@ -148,13 +140,13 @@ def test_factors_are_averaged_apart() -> None:
     one, other = (
         LoraFactors({"m": (torch.full((1, 1), a), torch.full((1, 1), b))}) for a, b in ((1.0, 2.0), (3.0, 4.0))
     )
-    found = recipe.average_factors({"concise": one, "friendly": other}, PERSON)
+    found = average_factors({"concise": one, "friendly": other}, PERSON)
     assert found.delta("m").item() == pytest.approx(6.0)
 
 
 def test_newcomers_want_something_new() -> None:
-    known, novel = recipe.preferences_of(recipe.read_settings(SHIPPED).preferences)
-    people = recipe.newcomers(known, novel)
+    known, novel = preferences_of(read_settings(SHIPPED).preferences)
+    people = newcomers(known, novel)
     assert len(people) == 8
     assert all({"sassy", "sarcastic"} & person.weights.keys() for person in people)
 
@@ -163,24 +155,24 @@ def test_newcomers_want_something_new() -> None:
 
 
 @pytest.fixture(scope="module")
-def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Path]:
     """All stages on one axis, and then a new preference."""
     folder = tmp_path_factory.mktemp("recipe")
-    settings = recipe.dry(recipe.read_settings(written(folder, *ONE_AXIS)), folder / "made")
-    recipe.run_recipe(settings, folder / "run", recipe.STAGES, True, quietly())
+    settings = smallest(read_settings(written(folder, *ONE_AXIS)), folder / "made")
+    run_recipe(settings, folder / "run", STAGES, True, quietly())
     return settings, folder / "run"
 
 
-def test_every_method_is_judged_for_everybody(dry: tuple[Any, Path]) -> None:
+def test_every_method_is_judged_for_everybody(dry: tuple[Settings, Path]) -> None:
     settings, out = dry
     tables = read_json(out / "evaluation.json")
-    assert list(tables["summed"]["against"]) == list(settings.answering.methods)
+    assert list(tables["summed"]["against"]) == list(settings.evaluation.methods)
     assert sorted(tables["by_criterion"]) == ["concise", "informative"]
     pair = tables["general"]["against"]["vanilla"]["p-soups"]
     assert sum(pair[name] for name in ("wins", "losses", "ties", "unanswered")) == 2 * 2  # prompts x people
 
 
-def test_the_band_has_the_new_expert_beside_the_old(dry: tuple[Any, Path]) -> None:
+def test_the_band_has_the_new_expert_beside_the_old(dry: tuple[Settings, Path]) -> None:
     band = read_band(dry[1] / "band")
     assert [(e.name, band.dimension(e.dimension).request != "") for e in band.experts] == [
         ("concise", True), ("informative", True), ("sassy", True),
@@ -190,35 +182,35 @@ def test_the_band_has_the_new_expert_beside_the_old(dry: tuple[Any, Path]) -> No
     ]  # fmt: skip
 
 
-def test_every_policy_was_trained(dry: tuple[Any, Path]) -> None:
+def test_every_policy_was_trained(dry: tuple[Settings, Path]) -> None:
     for name in ("concise", "informative", "sassy", "rlhf", "p-morl", "multitask"):
         moved = read_adapter(dry[1] / "policies" / name)
         assert any(b.abs().max() > 0 for _, b in moved.factors.values()), name
 
 
-def test_what_is_imitated_was_asked_for(dry: tuple[Any, Path]) -> None:
+def test_what_is_imitated_was_asked_for(dry: tuple[Settings, Path]) -> None:
     asked = {(s.prompt, s.response) for s in read_samples(dry[1] / "samples.jsonl") if s.asked == ("concise",)}
     imitated = read_comparisons(dry[1] / "labels" / "concise.same.jsonl").comparisons
     assert imitated
     assert {(c.prompt, c.chosen) for c in imitated} <= asked
 
 
-def test_what_is_done_is_not_done_again(dry: tuple[Any, Path]) -> None:
+def test_what_is_done_is_not_done_again(dry: tuple[Settings, Path]) -> None:
     settings, out = dry
-    made = [path for name in ("policies", "answers", "rewards") for path in (out / name).rglob("manifest.json")]
+    made = [path for name in ("manifest.json", "completions-*.json") for path in out.rglob(name)]
     before = {path: path.stat().st_mtime_ns for path in made}
-    recipe.run_recipe(settings, out, ("samples", "novel", "policies", "multitask"), True, quietly())
+    run_recipe(settings, out, ("samples", "novel", "policies", "multitask"), True, quietly())
     assert len(made) > 20
     assert {path: path.stat().st_mtime_ns for path in made} == before
     assert [expert.name for expert in read_band(out / "band").experts] == ["concise", "informative", "sassy"]
 
 
-def test_p_morls_reward_depends_on_the_answer(dry: tuple[Any, Path]) -> None:
+def test_p_morls_reward_depends_on_the_answer(dry: tuple[Settings, Path]) -> None:
     """The released code scores the prompt alone."""
     settings, out = dry
-    run = recipe.prepare(settings, out, quietly(), True)
-    people = recipe.corners(recipe.axes_of(run.known))
-    reward_N = recipe.earned_by(run, out / "rewards" / "p-morl", people)([0, 0], ["An owl.", "Not at all"], [0, 0])
+    run = prepare(settings, out, quietly(), True)
+    people = everybody(run.known)
+    reward_N = earned_by(run, "p-morl", people)([0, 0], ["An owl.", "Not at all"], [0, 0])
     assert abs(reward_N[0] - reward_N[1]) > 1e-6
 
 
@@ -263,9 +255,9 @@ def test_a_judge_labels_and_is_asked_once(server: Server, tmp_path: Path) -> Non
     url = f"http://127.0.0.1:{server.server_port}/v1"
     key = 'api_key_env = "COUNTERPOINT_KEY"'
     path = written(tmp_path, *ONE_AXIS, ("https://api.openai.com/v1", url), (key, ""))
-    settings = recipe.dry(recipe.read_settings(path), tmp_path / "made")
+    settings = smallest(read_settings(path), tmp_path / "made")
     for _ in range(2):
-        recipe.run_recipe(settings, tmp_path / "run", ("samples", "labels"), False, quietly())
+        run_recipe(settings, tmp_path / "run", ("samples", "labels"), False, quietly())
         asked = len(server.asked)
         assert 0 < asked <= 8 * 3 * 2  # prompts x (two preferences and the general one) x two orders
     assert len({json.dumps(body, sort_keys=True) for body in server.asked}) == asked
@@ -280,7 +272,7 @@ def test_a_judge_labels_and_is_asked_once(server: Server, tmp_path: Path) -> Non
     ("before", "after", "says"),
     [
         ("kl_target", "kl_taget", r"\[policy\]: .*kl_taget.*kl_target"),
-        ("[steered]", "[steerd]", "steerd.*steered"),
+        ("[learning]", "[lerning]", "lerning.*learning"),
         ("max_tokens = 250", 'max_tokens = "many"', r"\[judge\]: max_tokens"),
         ("stop_kl = 0.1", "stop_kl = -1.0", r"\[policy\]: stop_kl is -1"),
         ('"p-soups-factors"]', '"p-soup"]', r"\[evaluation\]: methods.*p-soup.*p-soups"),
@@ -290,7 +282,7 @@ def test_a_judge_labels_and_is_asked_once(server: Server, tmp_path: Path) -> Non
 )
 def test_what_is_wrong_in_the_file(tmp_path: Path, before: str, after: str, says: str) -> None:
     with pytest.raises(CounterpointError, match=f"settings.toml: .*{says}"):
-        recipe.read_settings(written(tmp_path, (before, after)))
+        read_settings(written(tmp_path, (before, after)))
 
 
 def without_prompts(settings: Any) -> Any:
@@ -323,33 +315,33 @@ def test_mistakes_are_told_before_work_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Any], Any], says: str
 ) -> None:
     monkeypatch.delenv("COUNTERPOINT_KEY", raising=False)
-    settings = mistake(recipe.dry(recipe.read_settings(written(tmp_path, *ONE_AXIS)), tmp_path / "made"))
+    settings = mistake(smallest(read_settings(written(tmp_path, *ONE_AXIS)), tmp_path / "made"))
     with pytest.raises(CounterpointError, match=says):
-        recipe.run_recipe(settings, tmp_path / "run", recipe.STAGES, False, quietly())
+        run_recipe(settings, tmp_path / "run", STAGES, False, quietly())
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_other_settings_is_refused(dry: tuple[Any, Path]) -> None:
+def test_a_folder_of_other_settings_is_refused(dry: tuple[Settings, Path]) -> None:
     settings, out = dry
     other = replace(settings, policy=replace(settings.policy, kl=0.3))
     with pytest.raises(CounterpointError, match=r"begun with kl = 0.2 in \[policy\].*0.3"):
-        recipe.run_recipe(other, out, ("samples",), True, quietly())
+        run_recipe(other, out, ("samples",), True, quietly())
 
 
 def test_a_stage_says_which_one_comes_first(tmp_path: Path) -> None:
-    settings = recipe.dry(recipe.read_settings(written(tmp_path, *ONE_AXIS)), tmp_path / "made")
+    settings = smallest(read_settings(written(tmp_path, *ONE_AXIS)), tmp_path / "made")
     with pytest.raises(CounterpointError, match="run the stage labels first"):
-        recipe.run_recipe(settings, tmp_path / "run", ("rewards",), True, quietly())
+        run_recipe(settings, tmp_path / "run", ("rewards",), True, quietly())
 
 
 def test_the_command_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        recipe.main([str(SHIPPED), "--out", str(tmp_path), "--stages", "sampels"])
+        main([str(SHIPPED), "--out", str(tmp_path), "--stages", "sampels"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: --stages: ")
 
 
 def test_the_plan_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe.main([str(SHIPPED), "--out", str(tmp_path / "out"), "--plan"])
+    main([str(SHIPPED), "--out", str(tmp_path / "out"), "--plan"])
     assert "140000" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

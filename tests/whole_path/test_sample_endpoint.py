@@ -156,7 +156,12 @@ def every() -> list[tuple[str, tuple[str, ...], int]]:
 
 def test_regression_a_slow_sample_does_not_lose_those_that_came_before_it(server: Server, tmp_path: Path) -> None:
     """They waited in memory for it, so that a run killed meanwhile had paid for them in vain."""
-    server.script = lambda said: (time.sleep(1.0) if said == "say 0" else None) or said
+
+    def slow_at_first(said: str) -> str:
+        time.sleep(1.0 if said == "say 0" else 0.0)
+        return said
+
+    server.script = slow_at_first
     server.moods += [""] * 8 + ["wrong key"]
     with pytest.raises(CounterpointError, match="who are you"):
         run(server, tmp_path / "s.jsonl", [f"say {i}" for i in range(8)])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from counterpoint.artifacts import write_json
 from counterpoint.build.answer import Progress, usable_prompts
@@ -54,6 +55,11 @@ class Wanted:
         """What each profile asks for."""
         return [words_of(profile, self.dimensions) if self.asking else "" for profile in self.profiles]
 
+    @property
+    def earning(self) -> str:
+        """The rewards, and who earns how much of each: the words say neither."""
+        return "; ".join([self.judged_by, *map(format_profile, self.profiles)])
+
 
 def learn_policy(
     config: PolicyConfig,
@@ -70,7 +76,8 @@ def learn_policy(
     base's greedy answers. Raises CounterpointError where `out` holds anything but an expert, and for too few prompts.
     """
     claim_expert(out)
-    base = Band.assemble(config.model, {}, device=device)
+    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    base = Band.assemble(config.model, {}, dtype, device)
     usable, wrong = answerable(base, wanted.words, prompts, wanted.skip_bad)
     for line in wrong:
         stages.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
@@ -80,14 +87,15 @@ def learn_policy(
         as_they_are: InUnits = (rewards, {}, None)
         several = len(rewards.dimensions) > 1
         reward, units, _ = in_units(rewards, base, learned, config.max_tokens, bar) if several else as_they_are
+        del base  # training loads its own, and two may not fit
         weights_RD = profile_weights(wanted.profiles, reward.dimensions)
         earned = reward_of(reward, learned, weights_RD, None)
         result = train_policy(
-            config, learned, wanted.words, earned, out, progress=bar.task("iterations"), judged_by=wanted.judged_by
+            config, learned, wanted.words, earned, out, progress=bar.task("iterations"), judged_by=wanted.earning
         )
         bar.note(outcome(result))
     with stages.stage("held-out prompts", f"see what answers to {len(held)} other prompts earn") as bar:
-        band = Band.assemble(config.model, {POLICY: out}, device=device)
+        band = Band.assemble(config.model, {POLICY: out}, dtype, device)
         measured = measure(band, config, wanted.words, reward_of(reward, held, weights_RD, None), held, bar)
     metrics = {
         "profiles": [format_profile(profile) for profile in wanted.profiles], "requests": wanted.words, "units": units,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from counterpoint.build.answer import usable_prompts
 from counterpoint.compose.plan import Plan, Row
@@ -73,19 +74,21 @@ def sample_model(
     stages: Stages,
     device: str = "cpu",
     skip_bad: bool = False,
+    dtype: torch.dtype = torch.float32,
+    max_rows: int = 512,
 ) -> list[Drawn]:
     """Sample a base here into `out`; a sample's noise depends on (seed, prompt, what is asked for, index) alone.
 
     A killed run goes on where it was, and ends with the bytes of an unbroken one. Prompts that leave no room for a
     response are an error unless `skip_bad`. Raises CounterpointError where `out` holds anything but this run.
     """
-    band = Band.assemble(model, {}, device=device)
+    band = Band.assemble(model, {}, dtype, device, max_rows)
     wanted, requests = wishes(config, preferences)
     kept, wrong = _usable(band, list(dict.fromkeys(prompts)), _longest(wanted, requests), requests, skip_bad)
     for line in wrong:
         stages.console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     every = asks(kept, wanted, config.samples, config.seed)
-    source = {"model": model, "base": hash_base(model)}
+    source = {"model": model, "base": hash_base(model), "dtype": str(dtype)}
     with (
         open_log(out, {**source, **run_config(config, kept, requests)}, every, PART) as log,
         stages.stage("samples", f"{counted(config, kept, preferences)}; {len(wrong)} left out") as bar,

@@ -33,8 +33,10 @@ class Speaker:
         """One sample; a refusal is one without a text. Raises CounterpointError that names the prompt."""
         try:
             reply = await self.caller.reply(self._body(ask))
+        except Rejected as error:
+            raise Rejected(f"prompt {brief(ask.prompt)}: {error}") from None
         except CounterpointError as error:
-            raise type(error)(f"prompt {brief(ask.prompt)}: {error}; what was said before is kept") from None
+            raise CounterpointError(f"prompt {brief(ask.prompt)}: {error}; what was said before is kept") from None
         text = reply.text.encode("utf-8", errors="replace").decode()  # half a surrogate pair is JSON, but no text
         return sample_of(ask, text, ended=not (reply.cut or reply.refused))
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -13,7 +13,10 @@ from rich.table import Table
 from counterpoint.cli.app import AsJson, Threads, out, set_threads
 from counterpoint.cli.data import parse_columns
 from counterpoint.cli.policy import (
+    ROUNDS,
+    AtOnce,
     Epochs,
+    Eta,
     Iterations,
     Kl,
     KlTarget,
@@ -55,13 +58,28 @@ if TYPE_CHECKING:
     from counterpoint.train.sft import SftConfig
 
 METHOD = "dpo, sft (on chosen responses), best-of-n (of its own), or ppo or rebel (on its own, in rounds)."
-REQUEST = "In rounds: the words that ask for it after a prompt; else those of the table, or 'Please be DIMENSION.'"
+REQUEST = "The words that ask for it after a prompt; else those of the table, or 'Please be DIMENSION.'"
 ALGORITHMS: dict[str, Literal["ppo", "rebel"]] = {"ppo": "ppo", "rebel": "rebel"}
 """Methods that learn in rounds of answering."""
+OWN = ("best-of-n", *ALGORITHMS)
+"""Methods that learn from responses of their own."""
+METHODS = ("dpo", "sft", *OWN)
+READ_BY: dict[str, Sequence[str]] = {
+    "sft_weight": ("dpo",),
+    "beta": ("dpo", "sft"),
+    **dict.fromkeys(("prompts", "reward", "samples", "temperature", "max_tokens"), OWN),
+    "keep": ("best-of-n",),
+    **dict.fromkeys(("request", "no_request", "preferences", "iterations", "prompts_per_iteration"), tuple(ALGORITHMS)),
+    **dict.fromkeys(("epochs", "at_once", "kl", "kl_target", "stop_kl", "missing_end"), tuple(ALGORITHMS)),
+    "eta": ("rebel",),
+    **dict.fromkeys(("steps", "max_length", "checkpoint_every"), ("dpo", "sft", "best-of-n")),
+}
+"""Which methods read an option; what is not here all do."""
 
 
 @train.command()
 def expert(
+    context: typer.Context,
     model: Model,
     folder: Out,
     dimension: Annotated[str, typer.Option(help="What the expert is for; also that of files without such a column.")],
@@ -75,12 +93,16 @@ def expert(
     keep: Annotated[int, typer.Option(help="For best-of-n: how many of them are imitated.")] = 2,
     temperature: Annotated[float | None, typer.Option(help="Of its own responses; else 0.8, or 1 in rounds.")] = None,
     max_tokens: LongestAnswer = 128,
-    request: Annotated[str | None, typer.Option(help=REQUEST)] = None,
-    no_request: Annotated[bool, typer.Option("--no-request", help="In rounds, ask for nothing in words.")] = False,
+    request: Annotated[str | None, typer.Option(help=REQUEST, rich_help_panel=ROUNDS)] = None,
+    no_request: Annotated[
+        bool, typer.Option("--no-request", help="Ask for nothing in words.", rich_help_panel=ROUNDS)
+    ] = False,
     preferences: Preferences = None,
     iterations: Iterations = 20,
     prompts_per_iteration: PerIteration = 32,
     epochs: Epochs = 4,
+    at_once: AtOnce = None,
+    eta: Eta = 1.0,
     kl: Kl = 0.2,
     kl_target: KlTarget = None,
     stop_kl: StopKl = None,
@@ -117,47 +139,49 @@ def expert(
     from counterpoint.train.sft import SftConfig
 
     check_expert_options(method, lora_rank, bool(comparisons), bool(prompts), reward)
+    check_read(context, method)
     check_name(dimension)
-    columns = parse_columns(column or [])
     set_threads(threads)
+    columns, stages = parse_columns(column or []), Stages()
+    shared: dict[str, Any] = {
+        "model": resolved(model), "lora_rank": lora_rank, "lora_alpha": 2 * lora_rank, "bf16": bf16, "seed": seed,
+        **given(learning_rate=learning_rate),
+    }  # fmt: skip
     if method in ALGORITHMS:
-        each, heat = 4 if samples is None else samples, 1.0 if temperature is None else temperature
-        rate = 1e-3 if learning_rate is None else learning_rate
-        config = PolicyConfig(
-            resolved(model), algorithm=ALGORITHMS[method], iterations=iterations, samples=each, epochs=epochs,
-            prompts_per_iteration=prompts_per_iteration, minibatch=batch, learning_rate=rate, kl=kl,
-            kl_target=kl_target, stop_kl=stop_kl, missing_end=missing_end, temperature=heat, max_tokens=max_tokens,
-            lora_rank=lora_rank, lora_alpha=2 * lora_rank, bf16=bf16, seed=seed,
+        rounds = PolicyConfig(
+            **shared, **given(samples=samples, temperature=temperature), algorithm=ALGORITHMS[method],
+            iterations=iterations, prompts_per_iteration=prompts_per_iteration, epochs=epochs, minibatch=batch,
+            at_once=at_once, eta=eta, kl=kl, kl_target=kl_target, stop_kl=stop_kl, missing_end=missing_end,
+            max_tokens=max_tokens,
         )  # fmt: skip
         person, named = Profile({dimension: 1.0}), asking_for(dimension, request, preferences)
         wanted = Wanted((person,), (named,), not no_request, fingerprint([str(reward)]), holdout, skip_bad)
-        asked = read_asked(config.model, prompts or [], columns, skip_bad)
+        asked = read_asked(rounds.model, prompts or [], columns, skip_bad)
         rewards = Rewards([reward_of(str(reward), dimension)])
-        metrics = learn_policy(config, wanted, rewards, asked, folder, Stages(), accelerator())
-        tell_expert(metrics, print_policy, folder, dimension, as_json)
-        return
-    shared: dict[str, Any] = {
-        "model": resolved(model), "steps": steps, "batch": batch, "seed": seed, "lora_rank": lora_rank,
-        "lora_alpha": 2 * lora_rank, "max_length": longest_of(model, max_length), "bf16": bf16,
+        metrics = learn_policy(rounds, wanted, rewards, asked, folder, stages, accelerator())
+        return tell_expert(metrics, print_policy, folder, dimension, as_json)
+    shared |= {
+        "steps": steps, "batch": batch, "max_length": longest_of(model, max_length),
         "checkpoint_every": checkpoint_every,
     }  # fmt: skip
-    if learning_rate is not None:
-        shared["learning_rate"] = learning_rate
-    if method == "dpo":
-        dpo = DpoConfig(**shared, dimension=dimension, beta=beta, sft_weight=sft_weight)
-        metrics = from_pairs(dpo, comparisons or [], dimension, beta, holdout, columns, skip_bad, folder, Stages())
-    elif method == "sft":
-        imitated = SftConfig(**shared)
-        metrics = from_pairs(imitated, comparisons or [], dimension, beta, holdout, columns, skip_bad, folder, Stages())
-    else:
-        heat = 0.8 if temperature is None else temperature
-        each = 16 if samples is None else samples
-        best = BestConfig(dimension, each, keep, heat, max_tokens, holdout, skip_bad, seed)
-        asked = read_asked(resolved(model), prompts or [], columns, skip_bad)
-        metrics = learn_best(
-            SftConfig(**shared), best, reward_of(str(reward), dimension), asked, folder, Stages(), accelerator()
-        )
-    tell_expert(metrics, print_best if method == "best-of-n" else print_expert, folder, dimension, as_json)
+    if method == "best-of-n":
+        best = BestConfig(
+            dimension, keep=keep, max_tokens=max_tokens, holdout=holdout, skip_bad=skip_bad, seed=seed,
+            **given(samples=samples, temperature=temperature),
+        )  # fmt: skip
+        asked = read_asked(shared["model"], prompts or [], columns, skip_bad)
+        one = reward_of(str(reward), dimension)
+        metrics = learn_best(SftConfig(**shared), best, one, asked, folder, stages, accelerator())
+        return tell_expert(metrics, print_best, folder, dimension, as_json)
+    dpo = {"dimension": dimension, "beta": beta, "sft_weight": sft_weight}
+    config = DpoConfig(**shared, **dpo) if method == "dpo" else SftConfig(**shared)
+    metrics = from_pairs(config, comparisons or [], dimension, beta, holdout, columns, skip_bad, folder, stages)
+    tell_expert(metrics, print_expert, folder, dimension, as_json)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those that were passed, so that a method's own default stands for the others."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def tell_expert(
@@ -206,19 +230,25 @@ def reward_of(text: str, dimension: str) -> RewardFn:
 
 def check_expert_options(method: str, lora_rank: int, pairs: bool, prompts: bool, reward: str | None) -> None:
     """Refuse what does not go together before anything is loaded."""
-
-    def refuse(text: str) -> NoReturn:
-        raise CounterpointError(text)
-
-    own = method == "best-of-n" or method in ALGORITHMS
-    if not own and method not in ("dpo", "sft"):
-        refuse(f"--method {method!r}: expected dpo, sft, best-of-n, ppo or rebel")
+    if method not in METHODS:
+        raise CounterpointError(f"--method {method!r}: expected dpo, sft, best-of-n, ppo or rebel")
     if lora_rank < 1:
-        refuse(f"--lora-rank {lora_rank}: an expert is an adapter; expected 1 or more")
-    if own and (pairs or not (prompts and reward)):
-        refuse(f"{method} learns from its own responses: it takes --prompts and --reward, and no --comparisons")
-    if not own and (prompts or reward):
-        refuse(f"{method} learns from --comparisons; --prompts and --reward are for --method best-of-n, ppo and rebel")
+        raise CounterpointError(f"--lora-rank {lora_rank}: an expert is an adapter; expected 1 or more")
+    if method in OWN and (pairs or not (prompts and reward)):
+        raise CounterpointError(
+            f"{method} learns from its own responses: it takes --prompts and --reward, and no --comparisons"
+        )
+
+
+def check_read(context: typer.Context, method: str) -> None:
+    """Refuse an option that was passed and that the method would not read."""
+    for name, readers in READ_BY.items():
+        source = context.get_parameter_source(name)
+        if method not in readers and source is not None and source.name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise CounterpointError(f"--{option} is for --method {' or '.join(readers)}; {method} does not read it")
+    if context.params["no_request"] and context.params["request"] is not None:
+        raise CounterpointError("pass --request or --no-request, not both")
 
 
 def print_expert(metrics: dict[str, Any]) -> None:

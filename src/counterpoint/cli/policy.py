@@ -24,18 +24,28 @@ if TYPE_CHECKING:
 REWARD = "DIMENSION=FOLDER, FOLDER or DIMENSION=RULE."
 PROFILE = "Whom it learns for, in quotes: the preferences that are asked for together. Several with several."
 CORNERS = "Learn for every combination of one preference from each axis (P-MORL)."
+SAMPLES = "Answers to each prompt of a round; for rebel an even number."
 RATE = "Suits small models; large ones need less, such as 2e-5."
-MISSING = "What a response earns that did not end by itself; else what the reward says of it."
+AT_ONCE = "Answers of one forward, where memory is short; else all of a step."
+KL = "Price of a nat away from the base, in standard deviations of the reward."
+KL_TARGET = "Lead the price to where answers are so many nats away."
+STOP_KL = "End a round where a token is 1.5 times so many nats away."
+ETA = "For rebel: how far to move for a reward; larger is further."
+MISSING = "What an answer without an end earns, in standard deviations; else what the reward says of it."
 
-Iterations = Annotated[int, typer.Option(help="Rounds of answering and learning.")]
-PerIteration = Annotated[int, typer.Option(help="Prompts in a round.")]
-Samples = Annotated[int, typer.Option(help="Answers to each prompt of a round; for rebel an even number.")]
-Epochs = Annotated[int, typer.Option(help="Passes over a round's answers.")]
-Minibatch = Annotated[int, typer.Option(help="Answers per step.")]
-Kl = Annotated[float, typer.Option(help="Price of a nat away from the base, in standard deviations of the reward.")]
-KlTarget = Annotated[float | None, typer.Option(help="Lead the price to where answers are so many nats away.")]
-StopKl = Annotated[float | None, typer.Option(help="End a round where a token is 1.5 times so many nats away.")]
-MissingEnd = Annotated[float | None, typer.Option(help=MISSING)]
+ROUNDS = "Rounds of answering and learning"
+
+Iterations = Annotated[int, typer.Option(help="How many rounds.", rich_help_panel=ROUNDS)]
+PerIteration = Annotated[int, typer.Option(help="Prompts in a round.", rich_help_panel=ROUNDS)]
+Samples = Annotated[int, typer.Option(help=SAMPLES, rich_help_panel=ROUNDS)]
+Epochs = Annotated[int, typer.Option(help="Passes over a round's answers.", rich_help_panel=ROUNDS)]
+Minibatch = Annotated[int, typer.Option(help="Answers per step.", rich_help_panel=ROUNDS)]
+AtOnce = Annotated[int | None, typer.Option(help=AT_ONCE, rich_help_panel=ROUNDS)]
+Kl = Annotated[float, typer.Option(help=KL, rich_help_panel=ROUNDS)]
+KlTarget = Annotated[float | None, typer.Option(help=KL_TARGET, rich_help_panel=ROUNDS)]
+StopKl = Annotated[float | None, typer.Option(help=STOP_KL, rich_help_panel=ROUNDS)]
+Eta = Annotated[float, typer.Option(help=ETA, rich_help_panel=ROUNDS)]
+MissingEnd = Annotated[float | None, typer.Option(help=MISSING, rich_help_panel=ROUNDS)]
 LongestAnswer = Annotated[int, typer.Option(help="Longest answer, in tokens.")]
 
 
@@ -55,7 +65,8 @@ def policy(
     epochs: Epochs = 4,
     minibatch: Minibatch = 32,
     learning_rate: Annotated[float, typer.Option(help=RATE)] = 1e-3,
-    eta: Annotated[float, typer.Option(help="REBEL: how far to move for a reward; larger is further.")] = 1.0,
+    at_once: AtOnce = None,
+    eta: Eta = 1.0,
     kl: Kl = 0.2,
     kl_target: KlTarget = None,
     stop_kl: StopKl = None,
@@ -85,7 +96,7 @@ def policy(
     set_threads(threads)
     config = PolicyConfig(
         resolved(model), algorithm=algorithm, iterations=iterations, prompts_per_iteration=prompts_per_iteration,
-        samples=samples, epochs=epochs, minibatch=minibatch, learning_rate=learning_rate, eta=eta, kl=kl,
+        samples=samples, epochs=epochs, minibatch=minibatch, at_once=at_once, learning_rate=learning_rate, eta=eta, kl=kl,
         kl_target=kl_target, stop_kl=stop_kl, missing_end=missing_end, normalise=not raw, lora_rank=lora_rank,
         lora_alpha=2 * lora_rank, temperature=temperature, max_tokens=max_tokens, bf16=bf16, seed=seed,
     )  # fmt: skip

@@ -50,7 +50,9 @@ def classifier(model: Any, pad_token_id: int, heads: int = 1) -> Any:
     return judge
 
 
-def load_classifier(folder: Path, base: str, heads: int, device: str) -> tuple[Any, Any]:
+def load_classifier(
+    folder: Path, base: str, heads: int, device: str, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any]:
     """The model that a trainer left in `folder`, in evaluation mode, and its tokenizer.
 
     Raises CounterpointError where its files are missing or broken.
@@ -59,18 +61,18 @@ def load_classifier(folder: Path, base: str, heads: int, device: str) -> tuple[A
         raise CounterpointError(f"{folder}: holds no parameters (*.safetensors); copy the whole folder or train again")
     tokenizer = load_tokenizer(str(folder))
     try:
-        model = _load_parameters(folder, base, heads, tokenizer.pad_token_id)
+        model = _load_parameters(folder, base, heads, tokenizer.pad_token_id, dtype)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CounterpointError(f"{folder}: no reward model could be loaded: {reason}; train it again") from error
-    return model.to(device).eval(), tokenizer
+    return model.to(device, dtype).eval(), tokenizer  # PEFT keeps adapters in float32
 
 
-def _load_parameters(folder: Path, base: str, heads: int, pad_token_id: int) -> Any:
+def _load_parameters(folder: Path, base: str, heads: int, pad_token_id: int, dtype: torch.dtype) -> Any:
     with quiet(), torch.random.fork_rng(devices=[]):
         if (folder / "adapter_config.json").exists():
-            return PeftModel.from_pretrained(classifier(load_model(base), pad_token_id, heads), folder)
-        return AutoModelForSequenceClassification.from_pretrained(folder)
+            return PeftModel.from_pretrained(classifier(load_model(base, dtype), pad_token_id, heads), folder)
+        return AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -91,12 +93,14 @@ class BradleyTerryReward:
         self.batch = batch
 
     @classmethod
-    def load(cls, folder: Path, batch: int = 64, device: str = "cpu") -> "BradleyTerryReward":
+    def load(
+        cls, folder: Path, batch: int = 64, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "BradleyTerryReward":
         """Load what `train_reward_model` wrote; `batch` is how many responses are scored at once."""
         record = read_record(folder)
         if "dimension" not in record:
             raise CounterpointError(f"{folder / FILE}: no field 'dimension'; a model of several is a KHeadReward")
-        model, tokenizer = load_classifier(folder, record["base"], 1, device)
+        model, tokenizer = load_classifier(folder, record["base"], 1, device, dtype)
         return cls(model, tokenizer, record["dimension"], batch)
 
     @property

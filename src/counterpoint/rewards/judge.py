@@ -181,17 +181,17 @@ class LLMJudge:
 
     async def _call(self, call: Call) -> Heard:
         """Ask until the reply can be read; a refusal is not argued with."""
-        replies: tuple[list[Reply], list[Reply]] = ([], [])
+        asked, known = list[Reply](), list[Reply]()
         for attempt in range(self.config.attempts):
             try:
                 reply, kept = await self._reply(self._body(call, attempt), call.repeat)
             except Rejected as error:
-                return Heard(None, *map(tuple, replies), rejection=str(error))
-            replies[kept].append(reply)
+                return Heard(None, tuple(asked), tuple(known), str(error))
+            (known if kept else asked).append(reply)
             shown = None if reply.refused else read_verdict(reply.text, call.forced)
             if shown is not None or reply.refused:
                 break
-        return Heard(shown, *map(tuple, replies))
+        return Heard(shown, tuple(asked), tuple(known))
 
     async def _reply(self, body: dict[str, Any], repeat: int) -> tuple[Reply, bool]:
         """A reply, and whether it was kept from before; one that is new is kept before it is looked at."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from counterpoint.rewards.bradley_terry import FILE, load_classifier, read_record, score
 from counterpoint.types import CounterpointError, Prompt
@@ -23,12 +24,14 @@ class KHeadReward:
         self.batch = batch
 
     @classmethod
-    def load(cls, folder: Path, batch: int = 64, device: str = "cpu") -> "KHeadReward":
+    def load(
+        cls, folder: Path, batch: int = 64, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "KHeadReward":
         """Load what `train_k_head` wrote; `batch` is how many responses are scored at once."""
         record = read_record(folder)
         if "dimensions" not in record:
             raise CounterpointError(f"{folder / FILE}: no field 'dimensions'; a model of one is a BradleyTerryReward")
-        model, tokenizer = load_classifier(folder, record["base"], len(record["dimensions"]), device)
+        model, tokenizer = load_classifier(folder, record["base"], len(record["dimensions"]), device, dtype)
         return cls(model, tokenizer, record["dimensions"], batch)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from counterpoint.data.asked import as_asked
 from counterpoint.data.examples import example
@@ -66,15 +67,15 @@ def parse_reward(text: str, device: str = "cpu") -> list[RewardFn]:
     return [parse_rule(text)[1]]
 
 
-def load_reward(folder: Path, device: str = "cpu") -> RewardFn:
+def load_reward(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> RewardFn:
     """The reward model of a folder, of whichever kind its `reward.json` says."""
     if not (folder / FILE).exists():
         raise CounterpointError(f"{folder}: holds no {FILE}; expected a reward model of `counterpoint train reward`")
     record = read_record(folder)
     if "requests" in record:
-        return Trained(SteeredReward.load(folder, device=device))
+        return Trained(SteeredReward.load(folder, device=device, dtype=dtype))
     kind = KHeadReward if "dimensions" in record else BradleyTerryReward
-    return Trained(kind.load(folder, device=device))
+    return Trained(kind.load(folder, device=device, dtype=dtype))
 
 
 def load_rewards(folder: Path, device: str = "cpu") -> list[RewardFn]:

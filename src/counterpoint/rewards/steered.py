@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from counterpoint.data.chat import with_request
 from counterpoint.rewards.bradley_terry import FILE, load_classifier, read_record, score
@@ -28,12 +29,14 @@ class SteeredReward:
         self.batch = batch
 
     @classmethod
-    def load(cls, folder: Path, batch: int = 64, device: str = "cpu") -> "SteeredReward":
+    def load(
+        cls, folder: Path, batch: int = 64, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> "SteeredReward":
         """Load what `train_steered` wrote; `batch` is how many responses are scored at once."""
         record = read_record(folder)
         if not isinstance(record.get("requests"), dict):
             raise CounterpointError(f"{folder / FILE}: no field 'requests'; this is no model that requests steer")
-        model, tokenizer = load_classifier(folder, record["base"], 1, device)
+        model, tokenizer = load_classifier(folder, record["base"], 1, device, dtype)
         return cls(model, tokenizer, record["requests"], batch)
 
     @property

@@ -3,6 +3,7 @@
 Each is a function of what was logged, so that a killed run needs no more than its log to go on as it was.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,21 +22,26 @@ Entry = Mapping[str, float]
 class Adaptive:
     """What is adapted; nothing, as it stands.
 
-    `normalise` puts rewards into standard deviations of all that were earned so far. `kl_target` is the KL of a
-    response to the reference, in nats, that the price of KL is led to, a factor e in about `kl_horizon` / 0.2 responses
-    at most. `stop_kl` is a KL of a token, in nats, to the policy that sampled: an iteration ends beyond 1.5 times that.
+    `normalise` puts rewards into standard deviations of all that were earned so far. `missing_end` is what a response
+    without an end earns in that unit, whatever it scored: it has no part in the standard deviation, in which ten of its
+    own would leave nothing of what tells the other responses apart. `kl_target` is the KL of a response to the
+    reference, in nats, that the price of KL is led to, a factor e in about `kl_horizon` / 0.2 responses at most.
+    `stop_kl` is a KL of a token, in nats, to the policy that sampled: an iteration ends beyond 1.5 times that.
     """
 
     normalise: bool = False
     kl_target: float | None = None
     kl_horizon: int = 10000
     stop_kl: float | None = None
+    missing_end: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("kl_target", "kl_horizon", "stop_kl"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise CounterpointError(f"{name} is {value:g}; it must be above 0")
+        if self.missing_end is not None and not math.isfinite(self.missing_end):
+            raise CounterpointError(f"missing_end is {self.missing_end}; it must be a number")
 
 
 def normal(log: Sequence[Entry]) -> tuple[float, float]:

@@ -87,6 +87,7 @@ class ControllerConfig:
     gae_lambda: float = 0.95
     value_weight: float = 0.1
     seed: int = 0
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         check(self)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -47,13 +47,15 @@ class Rollout:
 
     `logp_NT` is of each sampled token in nats under the policy that sampled it, `reference_NT` under the reference that
     KL is counted against, both float32. `mask_NT` is true on the tokens of a response, its end token included: one at
-    least, side by side. What stands elsewhere is never read. Raises ValueError where the shapes disagree.
+    least, side by side. What stands elsewhere is never read. `ended_N` is true for a response that ended by itself.
+    Raises ValueError where the shapes disagree.
     """
 
     logp_NT: Tensor
     reference_NT: Tensor
     mask_NT: Tensor
     reward_N: Tensor
+    ended_N: Tensor | None = None
 
     def __post_init__(self) -> None:
         shapes = [tuple(x.shape) for x in (self.logp_NT, self.reference_NT, self.mask_NT)]
@@ -88,7 +90,8 @@ class Learner(Protocol):
 class LoopConfig(Protocol):
     """The fields that all configurations of on-policy training share. REBEL reads `eta`, PPO those after `kl`.
 
-    `samples` counts the responses to a prompt, `minibatch` those of a step; REBEL pairs neighbours, so both are even.
+    `samples` counts the responses to a prompt, `minibatch` those of a step, `at_once` those of a forward (None: all of
+    a step), which saves memory and changes nothing else; REBEL pairs neighbours, so all three are even.
     """
 
     @property
@@ -101,6 +104,8 @@ class LoopConfig(Protocol):
     def epochs(self) -> int: ...
     @property
     def minibatch(self) -> int: ...
+    @property
+    def at_once(self) -> int | None: ...
     @property
     def learning_rate(self) -> float: ...
     @property
@@ -121,11 +126,12 @@ class LoopConfig(Protocol):
     def value_weight(self) -> float: ...
 
 
-_EXPECTED: dict[str, tuple[Callable[[float], bool], str]] = {
+_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "iterations": (lambda n: n >= 1, "at least 1"),
     "samples": (lambda n: n >= 1, "at least 1"),
     "epochs": (lambda n: n >= 1, "at least 1"),
     "minibatch": (lambda n: n >= 1, "at least 1"),
+    "at_once": (lambda n: n is None or n >= 1, "at least 1"),
     "learning_rate": (lambda x: 0 < x < math.inf, "more than 0, such as 0.0001"),
     "max_grad_norm": (lambda x: x > 0, "more than 0, such as 1"),
     "seed": (lambda n: n >= 0, "at least 0"),
@@ -145,8 +151,8 @@ def check(config: LoopConfig) -> None:
     for name, (is_good, expected) in _EXPECTED.items():
         if not is_good(value := getattr(config, name)):
             raise CounterpointError(f"{name} is {value}; it must be {expected}")
-    for name in ("samples", "minibatch"):
-        if config.algorithm == "rebel" and (value := getattr(config, name)) % 2:
+    for name in ("samples", "minibatch", "at_once"):
+        if config.algorithm == "rebel" and (value := getattr(config, name) or 0) % 2:
             raise CounterpointError(f"{name} is {value}; rebel compares pairs, so it must be even, such as {value + 1}")
 
 
@@ -166,7 +172,7 @@ def learn(
     with the same configuration and a learner that starts alike, ends with the bits of an unbroken one. `progress` is
     called with (iterations done, iterations in all).
 
-    The log has the means over `responses` of `reward` (as earned, without KL; with its `reward_std`), `kl` (log p -
+    The log has the means over `responses` of `reward` (as scored, without KL; with its `reward_std`), `kl` (log p -
     log p_ref of a response) and `length`, the price of KL, the `steps` with the means over them of `loss` and
     `grad_norm` (before clipping), `mismatch`, and seconds. `mismatch` is the mean over tokens of |log p now - log p
     when sampled| before the first step: more than rounding is a fault of the learner.
@@ -195,8 +201,7 @@ def _iterate(
     _check_rollout(rollout, config.samples, iteration)
     sampled = time.perf_counter()
     figures = {**_figures(rollout), "kl_price": _price(config.kl, log, adaptive)}
-    if adaptive.normalise:
-        rollout = _normalised(rollout, [*log, figures])
+    rollout = replace(rollout, reward_N=_earned(rollout, [*log, figures], adaptive))
     loss_of = _loss_of(learner, rollout, config, figures["kl_price"])
     steps = _epochs(learner, rollout, config, optimizer, iteration, loss_of, adaptive.stop_kl)
     seconds = {"seconds_roll_out": sampled - started, "seconds_epochs": time.perf_counter() - sampled}
@@ -208,10 +213,17 @@ def _price(kl: float, log: Log, adaptive: Adaptive) -> float:
     return kl if target is None else kl_price(log, kl, target, adaptive.kl_horizon)
 
 
-def _normalised(rollout: Rollout, log: Log) -> Rollout:
-    """With rewards in standard deviations of all in the log, to which its own belong."""
-    mean, std = normal(log)
-    return replace(rollout, reward_N=(rollout.reward_N - mean) / max(std, TINY))
+def _earned(rollout: Rollout, log: Log, adaptive: Adaptive) -> Tensor:
+    """What is learned from, `[N]`; standard deviations are those of all in the log, to which the roll-out belongs."""
+    reward_N = rollout.reward_N
+    if adaptive.normalise:
+        mean, std = normal(log)
+        reward_N = (reward_N - mean) / max(std, TINY)
+    if adaptive.missing_end is None:
+        return reward_N
+    if rollout.ended_N is None:
+        raise ValueError("missing_end: the roll-out does not say which responses ended")
+    return reward_N.where(rollout.ended_N, adaptive.missing_end)
 
 
 def _check_rollout(rollout: Rollout, samples: int, iteration: int) -> None:
@@ -263,14 +275,13 @@ def _epochs(
     norms: list[float] = []
     gaps: list[float] = []
     for rows in _minibatches(len(rollout), config, iteration):
-        logp_BT, value_BT = learner.evaluate(rows)
-        old_BT, mask_BT = rollout.logp_NT[rows], rollout.mask_NT[rows]
-        if losses and stop_kl is not None and drift(logp_BT, old_BT, mask_BT) > LEEWAY * stop_kl:
+        optimizer.zero_grad()
+        loss, gap, moved = _backward(learner, rollout, config, rows, loss_of)
+        if losses and stop_kl is not None and moved > LEEWAY * stop_kl:
             break
-        gaps.append((logp_BT.detach() - old_BT).abs()[mask_BT].mean().item())
-        loss = loss_of(rows, logp_BT, value_BT)
         norms.append(_step(optimizer, loss, config.max_grad_norm, iteration))
-        losses.append(loss.item())
+        losses.append(loss)
+        gaps.append(gap)
     means = {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms))}
     return {"steps": len(losses), **means, "mismatch": gaps[0]}
 
@@ -286,13 +297,33 @@ def _minibatches(responses: int, config: LoopConfig, iteration: int) -> Iterator
             yield (units[:, None] * unit + torch.arange(unit)).flatten()
 
 
-def _step(optimizer: Optimizer, loss: Tensor, max_grad_norm: float, iteration: int) -> float:
-    """One step down the gradient, whose norm it returns; nothing has moved where it raises."""
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+def _backward(
+    learner: Learner, rollout: Rollout, config: LoopConfig, rows: Tensor, loss_of: _Loss
+) -> tuple[float, float, float]:
+    """Add the gradient of a step, `at_once` responses at a time; its loss, and per token the mismatch and the drift.
+
+    A mean is the sum of its parts' means, each times its share: of the pairs for REBEL's loss, else of the tokens.
+    """
+    loss = gap = moved = 0.0
+    tokens = rollout.mask_NT[rows].sum().item()
+    for part in torch.split(rows, config.at_once or len(rows)):
+        logp_BT, value_BT = learner.evaluate(part)
+        old_BT, mask_BT = rollout.logp_NT[part], rollout.mask_NT[part]
+        of_tokens = mask_BT.sum().item() / tokens
+        share = len(part) / len(rows) if config.algorithm == "rebel" else of_tokens
+        loss_of_part = share * loss_of(part, logp_BT, value_BT)
+        loss_of_part.backward()  # type: ignore[no-untyped-call]
+        loss += loss_of_part.item()
+        gap += of_tokens * (logp_BT.detach() - old_BT).abs()[mask_BT].mean().item()
+        moved += of_tokens * drift(logp_BT, old_BT, mask_BT)
+    return loss, gap, moved
+
+
+def _step(optimizer: Optimizer, loss: float, max_grad_norm: float, iteration: int) -> float:
+    """One step down the gradient that is there, whose norm it returns; nothing has moved where it raises."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm).item()
-    for name, value in (("loss", loss.item()), ("norm of the gradient", norm)):
+    for name, value in (("loss", loss), ("norm of the gradient", norm)):
         if not math.isfinite(value):
             raise CounterpointError(f"iteration {iteration + 1}: the {name} is {value}; lower learning_rate or epochs")
     optimizer.step()
@@ -314,7 +345,7 @@ def _rebel(rollout: Rollout, config: LoopConfig, kl: float) -> _Loss:
 
 def _ppo(rollout: Rollout, config: LoopConfig, kl: float, learner: Learner) -> _Loss:
     old_NT, mask_NT = rollout.logp_NT, rollout.mask_NT
-    value_old_NT = _values(learner, len(rollout), config.minibatch)
+    value_old_NT = _values(learner, len(rollout), config.at_once or config.minibatch)
     reward_NT = token_rewards(rollout.reward_N, old_NT, rollout.reference_NT, mask_NT, kl)
     advantage_NT = advantages(reward_NT, value_old_NT, mask_NT, config.gamma, config.gae_lambda)
     return_NT = advantage_NT + value_old_NT
@@ -330,9 +361,9 @@ def _ppo(rollout: Rollout, config: LoopConfig, kl: float, learner: Learner) -> _
 
 
 @torch.no_grad()
-def _values(learner: Learner, responses: int, minibatch: int) -> Tensor:
+def _values(learner: Learner, responses: int, at_once: int) -> Tensor:
     """What the critic says `[N, T]` before the first epoch."""
-    return torch.cat([_critics(learner.evaluate(rows)[1]) for rows in torch.split(torch.arange(responses), minibatch)])
+    return torch.cat([_critics(learner.evaluate(rows)[1]) for rows in torch.split(torch.arange(responses), at_once)])
 
 
 def _critics(value_BT: Tensor | None) -> Tensor:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from peft import get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -55,10 +54,9 @@ class PolicyConfig:
     """How an adapter is trained on its own responses.
 
     An iteration asks `prompts_per_iteration` prompts, for a profile each, `samples` times, at `temperature` and at most
-    `max_tokens`. A response that did not end by itself earns `missing_end` (None: what the reward says of it). Fields
-    from `algorithm` to `seed` are those of `LoopConfig`, from `normalise` to `stop_kl` those of `Adaptive`, from
-    `lora_rank` to `bf16` those of `SftConfig`. PPO has a linear critic on the policy's last hidden states, which is
-    trained with it and not kept.
+    `max_tokens`. Fields from `algorithm` to `at_once` are those of `LoopConfig`, from `normalise` to `missing_end`
+    those of `Adaptive`, from `lora_rank` to `bf16` those of `SftConfig`. PPO has a linear critic on the policy's last
+    hidden states, which is trained with it and not kept.
     """
 
     model: str
@@ -76,14 +74,15 @@ class PolicyConfig:
     value_weight: float = 0.1
     eta: float = 1.0
     seed: int = 0
+    at_once: int | None = None
     prompts_per_iteration: int = 32
     temperature: float = 1.0
     max_tokens: int = 128
-    missing_end: float | None = None
     normalise: bool = True
     kl_target: float | None = None
     kl_horizon: int = 10000
     stop_kl: float | None = None
+    missing_end: float | None = None
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_targets: str | tuple[str, ...] = "all-linear"
@@ -97,12 +96,10 @@ class PolicyConfig:
                 raise CounterpointError(f"{name} is {value}; it must be at least 1")
         if not 0 < self.temperature < math.inf:
             raise CounterpointError(f"temperature is {self.temperature:g}; to learn from samples it must be above 0")
-        if self.missing_end is not None and not math.isfinite(self.missing_end):
-            raise CounterpointError(f"missing_end is {self.missing_end}; it must be a number")
 
     @property
     def adaptive(self) -> Adaptive:
-        return Adaptive(self.normalise, self.kl_target, self.kl_horizon, self.stop_kl)
+        return Adaptive(self.normalise, self.kl_target, self.kl_horizon, self.stop_kl, self.missing_end)
 
 
 @dataclass(frozen=True)
@@ -196,10 +193,8 @@ class Sampler:
 
     def __init__(self, base: Any, tokenizer: Any) -> None:
         self.bank = LoraBank(base)
-        ends = end_tokens(base.generation_config.eos_token_id, tokenizer)
-        longest = int(base.config.max_position_embeddings)
-        self.engine = Engine(Rows(base, self.bank), self._text, ends, longest)
         self.tokenizer = tokenizer
+        self.ends = end_tokens(base.generation_config.eos_token_id, tokenizer)
 
     def _text(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
@@ -213,7 +208,9 @@ class Sampler:
             self.bank.remove(POLICY)
         self.bank.add(POLICY, policy)
         asked = zip(contexts, sampling, strict=True)
-        return self.engine.run([Request(_plan(own.temperature), (context,), own, "token") for context, own in asked])
+        rows = Rows(self.bank.model, self.bank)  # new ones: a cache does not stay in memory while the policy is trained
+        engine = Engine(rows, self._text, self.ends, rows.longest)
+        return engine.run([Request(_plan(own.temperature), (context,), own, "token") for context, own in asked])
 
 
 def _plan(temperature: float) -> Plan:
@@ -276,9 +273,10 @@ class PolicyLearner:
         self._said = Said.of(contexts, [trace.tokens for trace in traces])
         logp_NT = pad_sequence([trace.logp_T for trace in traces], batch_first=True)
         mask_NT = pad_sequence([torch.ones(len(trace.tokens), dtype=torch.bool) for trace in traces], batch_first=True)
-        reward_N = self._earned(prompt_N, completions, profile_N)
-        ended = float(np.mean([completion.finish == "stop" for completion in completions]))
-        return Rollout(logp_NT, self._reference(), mask_NT, reward_N), {"ended": ended}
+        reward_N = torch.tensor(self.reward(prompt_N, [said.text for said in completions], profile_N)).float()
+        ended_N = torch.tensor([said.finish == "stop" for said in completions])
+        rollout = Rollout(logp_NT, self._reference(), mask_NT, reward_N, ended_N)
+        return rollout, {"ended": ended_N.float().mean().item()}
 
     def evaluate(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         return self._read(rows, self.critic)
@@ -292,18 +290,12 @@ class PolicyLearner:
     def _sampling(self, seed: int) -> Sampling:
         return Sampling(temperature=self.config.temperature, max_tokens=self.config.max_tokens, seed=seed)
 
-    def _earned(self, prompt_N: Sequence[int], completions: Sequence[Completion], profile_N: Sequence[int]) -> Tensor:
-        reward_N = np.array(self.reward(prompt_N, [said.text for said in completions], profile_N), dtype=np.float64)
-        if self.config.missing_end is not None:
-            reward_N[[said.finish == "length" for said in completions]] = self.config.missing_end
-        return torch.tensor(reward_N, dtype=torch.float32)
-
     def _reference(self) -> Tensor:
         """What the base gives to each token, `[N, T]`."""
         said = self._said
         assert said is not None
         with torch.no_grad(), self.model.disable_adapter():
-            parts = torch.split(torch.arange(len(said.ids_NS)), self.config.minibatch)
+            parts = torch.split(torch.arange(len(said.ids_NS)), self.config.at_once or self.config.minibatch)
             return torch.cat([self._read(rows, None)[0] for rows in parts])
 
     def _read(self, rows: Tensor, critic: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
