@@ -9,7 +9,7 @@ from counterpoint.build.label import ByReward, Tally, find_pairs, label, to_ask,
 from counterpoint.data.comparisons import read_comparisons
 from counterpoint.data.pair_types import KINDS
 from counterpoint.data.samples import Sample
-from counterpoint.rewards.rules import parse_rule
+from counterpoint.rewards.rules import Rewards, parse_rule
 from counterpoint.testing import LetterReward
 from counterpoint.types import Comparison, CounterpointError, Dimension, Message, Prompt, Question, Verdict
 
@@ -103,6 +103,7 @@ def test_each_preference_is_labelled_by_its_own_reward() -> None:
     pairs = find_pairs(samples, [Dimension("x"), Dimension("y")], ["same"], [])
     found = label(pairs, rewards, progress=lambda *said: done.append(said))
     assert [(row.comparison.dimension, row.comparison.chosen) for row in found.rows] == [("x", "aab"), ("y", "bb")]
+    assert label(pairs, ByReward([Rewards(rewards.parts)])) == found, "one reward of both"
     assert done[-1] == (4, 4)
     with pytest.raises(CounterpointError, match=r"no reward labels the preference 'concise'; there are .* x, y"):
         rewards.compare([Question("p", "a", "b", CONCISE)], forced=True)

@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -28,6 +29,7 @@ from counterpoint.data.comparisons import read_comparisons
 from counterpoint.data.samples import read_samples
 from counterpoint.models.adapter import LoraFactors, read_adapter
 from counterpoint.models.band_file import read_band
+from counterpoint.rewards.load import Trained, load_reward
 from counterpoint.stages import Stages
 from counterpoint.testing import pico_model, save_pico
 from counterpoint.types import CounterpointError, Profile
@@ -79,7 +81,7 @@ def test_the_work_by_hand() -> None:
 
 def test_a_method_that_is_not_compared_costs_nothing(tmp_path: Path) -> None:
     found = lines_of(written(tmp_path, ('"rlhf", "multitask", "p-morl", ', "")))
-    assert not [what for what in found if "p-morl" in what or "general" in what or "multitask" in what]
+    assert not [what for what in found if "p-morl" in what or "rlhf" in what or "multitask" in what]
     assert found["calls to label"] == "120000 at most"  # 10000 x 6 criteria x 2 orders
 
 
@@ -197,7 +199,8 @@ def test_what_is_imitated_was_asked_for(dry: tuple[Settings, Path]) -> None:
 
 def test_what_is_done_is_not_done_again(dry: tuple[Settings, Path]) -> None:
     settings, out = dry
-    made = [path for name in ("manifest.json", "completions-*.json") for path in out.rglob(name)]
+    files = ("policies/*/manifest.json", "rewards/*/manifest.json", "answers/*/*/*/completions-*.json")
+    made = [path for pattern in files for path in out.glob(pattern)]
     before = {path: path.stat().st_mtime_ns for path in made}
     run_recipe(settings, out, ("samples", "novel", "policies", "multitask"), True, quietly())
     assert len(made) > 20
@@ -212,6 +215,14 @@ def test_p_morls_reward_depends_on_the_answer(dry: tuple[Settings, Path]) -> Non
     people = everybody(run.known)
     reward_N = earned_by(run, "p-morl", people)([0, 0], ["An owl.", "Not at all"], [0, 0])
     assert abs(reward_N[0] - reward_N[1]) > 1e-6
+
+
+def test_a_reward_model_is_read_in_the_precision_of_the_run(dry: tuple[Settings, Path]) -> None:
+    """The adapter too, which PEFT would keep in float32."""
+    half, full = (load_reward(dry[1] / "rewards" / "concise", dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
+    assert isinstance(half, Trained)
+    assert {parameter.dtype for parameter in half.model.model.parameters()} == {torch.bfloat16}
+    np.testing.assert_allclose(half(["Why?"], ["An owl."]), full(["Why?"], ["An owl."]), atol=0.05)
 
 
 # A judge

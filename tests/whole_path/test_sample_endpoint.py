@@ -185,6 +185,14 @@ def test_regression_a_prompt_that_the_server_will_not_take_leaves_the_others(
     assert [(s.prompt, s.asked, s.index) for s in found] == [one for one in every() if one[0] != refused]
 
 
+def test_many_rejections_are_no_failure_where_others_were_taken_before(server: Server, tmp_path: Path) -> None:
+    prompts = ["say 0", *(f"long {i}" for i in range(MOST_UNWANTED // 4 + 1))]
+    server.refused = "long"
+    for _ in range(2):
+        run(server, tmp_path / "s.jsonl", prompts, concurrency=8, skip_bad=True)
+        assert {s.prompt for s in read_samples(tmp_path / "s.jsonl")} == {"say 0"}
+
+
 def test_a_server_that_takes_nothing_is_soon_given_up(server: Server, tmp_path: Path) -> None:
     server.refused = "say"
     with pytest.raises(CounterpointError, match="status 400, that is too long; see what the server allows"):
