@@ -103,6 +103,20 @@ def test_a_policy_learns_all_corners_of_the_axes_in_words(
     assert named["requests"] == [" ".join(metrics["requests"])]
 
 
+def test_regression_whoever_asks_in_the_same_words_for_other_shares_is_learned_anew(
+    command: Command, base: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """What a profile earns was no part of what tells one run from another, and the old policy was kept."""
+    rewards = ("--reward", "concise=-length", "--reward", "informative=length")
+    arguments = ("train", "policy", base, "--prompts", prompts, *rewards, "--out", tmp_path / "policy", *SMALL)
+    found = [
+        result(command(*arguments, "--iterations", 1, "--profile", f"concise=1, informative={share}", "--json"))
+        for share in (1, 0.2, 0.2)
+    ]
+    assert found[0]["requests"] == found[1]["requests"]
+    assert [metrics["fresh"] for metrics in found] == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -110,6 +124,16 @@ def test_a_policy_learns_all_corners_of_the_axes_in_words(
         (("expert", "--method", "pop", "--dimension", "x"), "expected dpo, sft, best-of-n, ppo or rebel"),
         (("expert", "--method", "rebel", "--dimension", "x", "--samples", 3), "samples is 3; rebel compares pairs"),
         (("expert", "--method", "ppo", "--dimension", "x", "--samples", 0), "samples is 0; it must be at least 1"),
+        (
+            ("expert", "--method", "ppo", "--dimension", "x", "--steps", 9),
+            "--steps is for --method dpo, sft, best-of-n",
+        ),
+        (("expert", "--method", "ppo", "--dimension", "x", "--eta", 2), "--eta is for --method rebel; ppo does not"),
+        (("expert", "--method", "ppo", "--dimension", "x", "--at-once", 0), "at_once is 0; it must be at least 1"),
+        (
+            ("expert", "--method", "ppo", "--dimension", "x", "--request", "a", "--no-request"),
+            "pass --request or --no-request, not both",
+        ),
         (("policy", "--corners", "--profile", "x=1"), "pass --profile or --corners, not both"),
         (("policy", "--corners"), "'x' is on no axis; name one in a table of --preferences"),
         (("policy", "--profile", "y=1"), "y"),

@@ -250,10 +250,10 @@ def test_best_of_n_learns_from_its_own_samples(command: Command, base: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("reward",), "pass one of --dimension NAME, --all and --shared; dimensions found: long, kind"),
+        (("reward",), "pass one of --dimension NAME, --all, --shared and --steered; dimensions found: long, kind"),
         (("reward", "--dimension", "brief"), "no comparison is on the dimension 'brief'"),
-        (("reward", "--dimension", "long", "--all"), "pass one of --dimension NAME, --all and --shared"),
-        (("reward", "--shared", "--all"), "pass one of --dimension NAME, --all and --shared"),
+        (("reward", "--dimension", "long", "--all"), "pass one of --dimension NAME, --all, --shared and --steered"),
+        (("reward", "--shared", "--all"), "pass one of --all, --shared and --steered"),
         (("reward", "--shared", "--dimension", "long,brief"), "no comparison is on the dimension 'brief'"),
         (("reward", "--shared", "--dimension", "long,long"), "expected one or more, each once"),
         (("reward", "--shared", "--steps", 0), "steps is 0"),
@@ -266,10 +266,18 @@ def test_best_of_n_learns_from_its_own_samples(command: Command, base: Path, tmp
         (("expert", "--dimension", "long", "--beta", 0), "beta is 0.0; it must be more than 0"),
         (("expert", "--dimension", "long", "--method", "sft", "--beta", -1), "beta is -1.0; it must be more than 0"),
         (("expert", "--dimension", "long", "--sft-weight", -1), "sft_weight is -1.0; it must be at least 0"),
-        (("expert", "--dimension", "long", "--method", "ppo"), "expected dpo, sft or best-of-n"),
+        (("expert", "--dimension", "long", "--method", "pop"), "expected dpo, sft, best-of-n, ppo or rebel"),
         (("expert", "--dimension", "long", "--method", "best-of-n"), "it takes --prompts and --reward"),
-        (("expert", "--dimension", "long", "--reward", "long=length"), "are for --method best-of-n"),
+        (
+            ("expert", "--dimension", "long", "--reward", "long=length"),
+            "--reward is for --method best-of-n, ppo, rebel",
+        ),
         (("expert", "--dimension", "long", "--lora-rank", 0), "an expert is an adapter"),
+        (("expert", "--dimension", "long", "--keep", 3), "--keep is for --method best-of-n; dpo does not read it"),
+        (
+            ("expert", "--dimension", "long", "--method", "sft", "--kl", 1),
+            "--kl is for --method ppo, rebel; sft does not",
+        ),
     ],
 )
 def test_a_wrong_turn_is_one_line(

@@ -27,7 +27,14 @@ def dry(settings: Settings, out: Path) -> Settings:
         learning=Learning(reward_passes=0.3, asked=settings.learning.asked),
         reward=replace(settings.reward, **small),
         policy=replace(
-            settings.policy, prompts_per_iteration=4, samples=1, epochs=1, minibatch=4, max_tokens=6, bf16=False
+            settings.policy,
+            prompts_per_iteration=4,
+            samples=1,
+            epochs=1,
+            minibatch=4,
+            at_once=2,
+            max_tokens=6,
+            bf16=False,
         ),
         multitask=replace(settings.multitask, **small, steps=2),
         evaluation=replace(settings.evaluation, max_tokens=6),

@@ -74,6 +74,7 @@ def memory_of(settings: Settings) -> list[Line]:
     rows, long, tokens = c.prompts_per_iteration * c.samples, prompt + c.max_tokens, 2 * r.batch * r.max_length
     entering = HALF * config.num_hidden_layers * config.hidden_size  # what checkpoints of activations keep of a token
     ppo = {"base": HALF * n, "reward model": HALF * n, f"adapter and Adam {policy / 1e6:.1f}e6 x 16 B": ADAM * policy}
+    at_once = c.at_once or c.minibatch
     experts = len(settings.preferences.names) + len(settings.preferences.novel)
     return [
         held("training of a reward model", {
@@ -83,9 +84,9 @@ def memory_of(settings: Settings) -> list[Line]:
         held("its accuracy, on the host and then on the GPU", {f"base in float32 {n / 1e9:.2f}e9 x 4 B": 4 * n}),
         held("PPO while it answers", {**ppo, f"cache of {rows} x {long} tokens": rows * long * cached}),
         held("PPO while it learns", {
-            **ppo, f"activations of {c.minibatch} x {long} tokens": c.minibatch * long * kept,
-            f"logits 3 x 4 B x {c.minibatch} x {c.max_tokens} x {config.vocab_size}":
-                3 * 4 * c.minibatch * c.max_tokens * config.vocab_size,
+            **ppo, f"activations of {at_once} x {long} tokens": at_once * long * kept,
+            f"logits 3 x 4 B x {at_once} x {c.max_tokens} x {config.vocab_size}":
+                3 * 4 * at_once * c.max_tokens * config.vocab_size,
         }),
         held("answers", {
             "base": HALF * n,

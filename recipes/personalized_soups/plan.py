@@ -116,4 +116,4 @@ def print_plan(settings: Settings, console: Console) -> None:
     here = f"sampled here in {models.dtype}, {settings.evaluation.rows} answers at once"
     where = here if models.sampler_url is None else f"served at {models.sampler_url}"
     console.print(f"The sampler {models.sampler} is {where}; its memory is not counted.", markup=False)
-    console.print("Workspace comes on top. Where it does not fit, lower minibatch, batch, rows or max_tokens.")
+    console.print("Workspace comes on top. Where it does not fit, lower at_once, batch, rows or max_tokens.")

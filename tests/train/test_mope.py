@@ -48,6 +48,7 @@ class Config:
     samples: int = 2
     epochs: int = 2
     minibatch: int = 4
+    at_once: int | None = None
     learning_rate: float = 0.05
     max_grad_norm: float = 1.0
     seed: int = 0

@@ -1,11 +1,7 @@
 """The loop, on a policy that is a table: no language model, and what is best can be worked out."""
 
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -35,6 +31,7 @@ class Config:
     samples: int = 4
     epochs: int = 2
     minibatch: int = 16
+    at_once: int | None = None
     learning_rate: float = 0.05
     max_grad_norm: float = 1.0
     seed: int = 0
@@ -229,6 +226,20 @@ def test_every_epoch_sees_every_response_once_in_an_order_of_its_own(tmp_path: P
     assert seen_by(algorithm, tmp_path / "other", seed=1) != steps
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_step_in_parts_is_the_step(tmp_path: Path, algorithm: Algorithm) -> None:
+    """Responses are of one token or of two, so that the parts of PPO's mean over tokens are not alike."""
+    whole, parts = Table(), Table()
+    config, adaptive = Config(algorithm, kl=0.1, minibatch=24), Adaptive(stop_kl=0.01)
+    once = learn(whole, config, tmp_path / "whole", adaptive=adaptive)
+    split = learn(parts, replace(config, at_once=10), tmp_path / "parts", adaptive=adaptive)
+    assert bits(parts) == pytest.approx(bits(whole), abs=1e-6)
+    assert {len(rows) for rows in parts.seen} > {10, 4}
+    assert max(map(len, parts.seen)) == 10, "24 are 10, 10 and 4"
+    for one, other in zip(without_seconds(once), without_seconds(split), strict=True):
+        assert other == pytest.approx(one, abs=1e-5)
+
+
 def test_rebel_keeps_the_two_of_a_pair_together(tmp_path: Path) -> None:
     for rows in seen_by("rebel", tmp_path):
         assert all(a % 2 == 0 and b == a + 1 for a, b in zip(rows[0::2], rows[1::2], strict=True))
@@ -254,6 +265,22 @@ def test_normalised_rewards_have_no_unit(tmp_path: Path, algorithm: Algorithm) -
     unlike = Table()
     learn(unlike, config, tmp_path / "raw")
     assert bits(unlike) != pytest.approx(bits(learners[0]), abs=1e-3)
+
+
+def test_the_unit_of_rewards_is_of_all_iterations_so_far(tmp_path: Path) -> None:
+    earned: list[Tensor] = []
+
+    class Kept(Table):
+        def roll_out(self, iteration: int) -> tuple[Rollout, dict[str, float]]:
+            rollout, noted = super().roll_out(iteration)
+            earned.append(rollout.reward_N * 3**iteration)
+            return replace(rollout, reward_N=earned[-1]), noted
+
+    log = learn(Kept(), Config(epochs=1, minibatch=64), tmp_path, adaptive=Adaptive(normalise=True))
+    for i, entry in enumerate(log):
+        unit = torch.cat(earned[: i + 1]).var(correction=0)
+        apart_P = earned[i][0::2] - earned[i][1::2]
+        assert entry["loss"] == pytest.approx((apart_P.square().mean() / unit).item(), rel=1e-4)
 
 
 def test_rewards_that_are_all_alike_teach_nothing_when_normalised(tmp_path: Path) -> None:
@@ -293,6 +320,37 @@ def test_a_dear_kl_keeps_the_policy_where_it_is(tmp_path: Path, algorithm: Algor
     )
     assert cheap > 1
     assert abs(dear) < 0.05
+
+
+class Cut(Table):
+    """A second token 1 or 2 ends a response; 0 leaves it without an end."""
+
+    def roll_out(self, iteration: int) -> tuple[Rollout, dict[str, float]]:
+        rollout, noted = super().roll_out(iteration)
+        return replace(rollout, ended_N=~rollout.mask_NT[:, 1] | (self.action_NT[:, 1] > 0)), noted
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_missing_end_earns_exactly_what_is_said_and_moves_nobody_elses_reward(
+    tmp_path: Path, normalise: bool
+) -> None:
+    adaptive = Adaptive(normalise=normalise, missing_end=-10.0)
+    (entry,) = learn(Cut(), Config(iterations=1, epochs=1, minibatch=64), tmp_path, adaptive=adaptive)
+    with torch.no_grad():
+        rollout = Cut().roll_out(0)[0]
+    score_N, ended_N = rollout.reward_N, rollout.ended_N
+    assert ended_N is not None
+    assert 5 < ended_N.sum() < 59
+    unit_N = (score_N - score_N.mean()) / score_N.std(correction=0) if normalise else score_N
+    earned_N = torch.tensor([r if ended else -10.0 for r, ended in zip(unit_N.tolist(), ended_N.tolist(), strict=True)])
+    # the policy is still the one that sampled, so that REBEL's first loss is of the rewards alone
+    assert entry["loss"] == pytest.approx((earned_N[0::2] - earned_N[1::2]).square().mean().item())
+    assert entry["reward"] == pytest.approx(score_N.mean().item()), "it is logged as it was scored"
+
+
+def test_without_ends_no_end_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not say which responses ended"):
+        learn(Table(), Config(), tmp_path, adaptive=Adaptive(missing_end=-1.0))
 
 
 class Bandit:
@@ -433,24 +491,6 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
     goes_on_as_if_unbroken("rebel", tmp_path / "work", after=0)
 
 
-def test_a_killed_process_goes_on_as_if_unbroken(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    killed = subprocess.run([sys.executable, __file__, tmp_path / "work"], env=environment, timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    goes_on_as_if_unbroken("ppo", tmp_path / "work", after=2)
-
-
-def run_and_kill(work: Path) -> None:
-    class Killed(Stopping):
-        def evaluate(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-            if len(self.seen) == 30:  # the fourth step of the third iteration
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().evaluate(rows)
-
-    torch.set_num_threads(1)
-    learn(Killed(), Config("ppo"), work)
-
-
 def test_a_finished_run_samples_nothing_and_gives_the_same_again(tmp_path: Path) -> None:
     first, again = Table(), Stopping(iteration=0)
     log = learn(first, Config(), tmp_path)
@@ -481,6 +521,8 @@ def test_a_checkpoint_holds_parameters_and_moments_and_no_pickle(tmp_path: Path)
         ({"samples": 0}, "samples is 0; it must be at least 1"),
         ({"epochs": 0}, "epochs is 0"),
         ({"minibatch": 0}, "minibatch is 0"),
+        ({"at_once": 0}, "at_once is 0; it must be at least 1"),
+        ({"at_once": 3}, "at_once is 3; rebel compares pairs, so it must be even, such as 4"),
         ({"samples": 3}, "samples is 3; rebel compares pairs, so it must be even, such as 4"),
         ({"minibatch": 1}, "minibatch is 1; rebel compares pairs, so it must be even, such as 2"),
         ({"learning_rate": math.inf}, "learning_rate is inf; it must be more than 0"),
@@ -500,7 +542,7 @@ def test_what_is_out_of_range_is_refused_by_name(tmp_path: Path, options: dict[s
 
 
 def test_ppo_takes_odd_numbers_of_samples() -> None:
-    check(Config("ppo", samples=1, minibatch=3))
+    check(Config("ppo", samples=1, minibatch=3, at_once=1))
 
 
 class Broken(Table):
@@ -577,7 +619,3 @@ def test_a_roll_out_must_hold_together(tmp_path: Path) -> None:
         Rollout(x_NT, x_NT, mask_NT & torch.tensor([[1], [1], [0], [1]]).bool(), reward_N)
     with pytest.raises(ValueError, match="64 responses, expected 6 to each prompt"):
         learn(Table(), Config(samples=6), tmp_path)
-
-
-if __name__ == "__main__":
-    run_and_kill(Path(sys.argv[1]))

@@ -27,7 +27,7 @@ from counterpoint.rewards.calibrate import profile_weights
 from counterpoint.testing import pico_model, pico_tokenizer, save_pico
 from counterpoint.train.controller import reward_of
 from counterpoint.train.mope import Reward
-from counterpoint.train.on_policy import Rollout
+from counterpoint.train.on_policy import Rollout, learn
 from counterpoint.train.policy import PolicyConfig, PolicyLearner, PolicyResult, new_learner, train_policy, words_of
 from counterpoint.train.run import Progress
 from counterpoint.types import CounterpointError, Dimension, Message, Profile, Prompt
@@ -231,22 +231,32 @@ def test_the_end_of_a_response_is_learned(ending: Path, tmp_path: Path) -> None:
     assert log[-1]["length"] < log[0]["length"] / 2
 
 
-@pytest.mark.parametrize("missing_end", [None, -10.0])
-def test_responses_that_do_not_end_earn_exactly_what_is_said(base: Path, missing_end: float | None) -> None:
-    learner = roused(base, missing_end=missing_end, max_tokens=40, prompts_per_iteration=16)
+def test_what_is_scored_is_the_text_and_what_ended_is_what_has_an_end_token(base: Path) -> None:
+    learner = roused(base, max_tokens=40, prompts_per_iteration=16)
     rollout = rolled_out(learner)
-    said = learner._said
+    said, tokenizer = learner._said, load_tokenizer(str(base))
     assert said is not None
     texts, ended = [], []
     for ids_S, first, length in zip(said.ids_NS, said.first_N.tolist(), said.length_N.tolist(), strict=True):
         tokens = ids_S[first + 1 : length].tolist()
-        ended.append(tokens[-1] == load_tokenizer(str(base)).eos_token_id)
-        texts.append(load_tokenizer(str(base)).decode(tokens, skip_special_tokens=True))
+        ended.append(tokens[-1] == tokenizer.eos_token_id)
+        texts.append(tokenizer.decode(tokens, skip_special_tokens=True))
     assert {True, False} == set(ended)
-    expected_N = letters([], texts, [])
-    if missing_end is not None:
-        expected_N[~np.array(ended)] = missing_end
-    assert rollout.reward_N.tolist() == pytest.approx(expected_N.tolist())
+    assert rollout.ended_N is not None
+    assert rollout.ended_N.tolist() == ended
+    assert rollout.reward_N.tolist() == pytest.approx(letters([], texts, []).tolist())
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rebel"])
+def test_the_gradient_of_a_step_in_parts_is_the_steps(base: Path, tmp_path: Path, algorithm: Any) -> None:
+    options = {"algorithm": algorithm, "iterations": 1, "epochs": 1, "minibatch": 8}
+    gradients = []
+    for at_once in (None, 2):
+        learner = roused(base, **options, at_once=at_once)
+        learn(learner, learner.config, tmp_path / str(at_once))
+        gradients.append(torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None]))
+    assert gradients[0].norm() > 0.1
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
 
 
 # What is written
@@ -293,9 +303,9 @@ def bits(folder: Path) -> bytes:
     return (folder / "adapter_model.safetensors").read_bytes()
 
 
-def resumable(base: Path, out: Path, progress: Progress | None = None) -> PolicyResult:
-    config = tiny(base, kl_target=0.1, kl_horizon=100, stop_kl=0.05)
-    return train_policy(config, PROMPTS, REQUESTS, letters, out, progress=progress)
+def resumable(base: Path, out: Path, reward: Reward = letters, progress: Progress | None = None) -> PolicyResult:
+    config = tiny(base, kl_target=0.1, kl_horizon=100, stop_kl=0.05, missing_end=-1.0, at_once=2)
+    return train_policy(config, PROMPTS, REQUESTS, reward, out, progress=progress)
 
 
 def test_a_killed_process_goes_on_as_if_unbroken(base: Path, tmp_path: Path) -> None:
@@ -304,7 +314,7 @@ def test_a_killed_process_goes_on_as_if_unbroken(base: Path, tmp_path: Path) -> 
     assert subprocess.run(command, env=environment, timeout=120, check=False).returncode == -signal.SIGKILL
     assert not (tmp_path / "killed").exists()
     done: list[int] = []
-    resumed = resumable(base, tmp_path / "killed", lambda i, _: done.append(i))
+    resumed = resumable(base, tmp_path / "killed", progress=lambda i, _: done.append(i))
     unbroken = resumable(base, tmp_path / "unbroken")
     assert done == [3], "two iterations were kept"
     assert bits(resumed.folder) == bits(unbroken.folder)
@@ -314,12 +324,16 @@ def test_a_killed_process_goes_on_as_if_unbroken(base: Path, tmp_path: Path) -> 
 
 
 def run_and_kill() -> None:
-    def kill(iteration: int, _: int) -> None:
-        if iteration == 2:
+    asked: list[int] = []
+
+    def letters_twice_then_killed(prompts: Sequence[int], texts: Sequence[str], profiles: Sequence[int]) -> np.ndarray:
+        asked.append(len(texts))
+        if len(asked) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
+        return letters(prompts, texts, profiles)
 
     torch.set_num_threads(1)
-    resumable(Path(sys.argv[1]), Path(sys.argv[2]), kill)
+    resumable(Path(sys.argv[1]), Path(sys.argv[2]), letters_twice_then_killed)
 
 
 # What is refused
@@ -336,6 +350,7 @@ def run_and_kill() -> None:
         ({"temperature": 0.0}, "temperature is 0; to learn from samples it must be above 0"),
         ({"missing_end": float("nan")}, "missing_end is nan; it must be a number"),
         ({"kl_target": 0.0}, "kl_target is 0; it must be above 0"),
+        ({"at_once": 0}, "at_once is 0; it must be at least 1"),
     ],
 )
 def test_what_is_out_of_range_is_refused_by_name(options: dict[str, Any], message: str) -> None:

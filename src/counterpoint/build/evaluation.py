@@ -52,7 +52,8 @@ class Answering:
 class Trial:
     """What is compared: entries, of which `REFERENCES` are the first, on prompts, for profiles.
 
-    `left_out` says why a method is not among the entries. `raw` leaves scores in the rewards' own units.
+    `left_out` says why a method is not among the entries. `raw` leaves scores in the rewards' own units. `preferences`
+    say what a judge looks at for the dimensions that they name, in place of what the band says.
     """
 
     entries: tuple[Entry, ...]
@@ -61,6 +62,7 @@ class Trial:
     left_out: Mapping[str, str]
     sampling: Sampling
     raw: bool = False
+    preferences: tuple[Dimension, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.prompts) < 2:
@@ -165,14 +167,17 @@ def score(found: Evaluation, reward: RewardFn, stages: Stages) -> Evaluation:
     return replace(found, answered=scored, standings=stand(scored, trial.sampling.seed), scale=scale)
 
 
-def criteria_of(band: Band, profiles: Sequence[Profile]) -> tuple[list[Dimension], np.ndarray]:
+def criteria_of(
+    band: Band, profiles: Sequence[Profile], preferences: Sequence[Dimension] = ()
+) -> tuple[list[Dimension], np.ndarray]:
     """What a judge is asked of each profile: its dimensions, `wanted_RC`, and of all of them the general quality.
 
-    The last criterion is the general one, for which `wanted_RC` has no column.
+    The last criterion is the general one, for which `wanted_RC` has no column. `preferences` are as in `Trial`.
     """
+    told = {preference.name: preference for preference in preferences}
     names = [name for name in band.dimensions if any(profile.weights.get(name) for profile in profiles)]
     wanted_RC = np.array([[bool(profile.weights.get(name)) for name in names] for profile in profiles])
-    return [*map(band.file.dimension, names), GENERAL], wanted_RC
+    return [*(told.get(name) or band.file.dimension(name) for name in names), GENERAL], wanted_RC
 
 
 def asked_of(wanted_RC: np.ndarray) -> np.ndarray:
@@ -189,7 +194,7 @@ def most_calls(band: Band, trial: Trial, repeats: int) -> int:
 def judge_answers(found: Evaluation, band: Band, judge: LLMJudge, stages: Stages) -> Evaluation:
     """An evaluation with a judge's verdicts on each two entries' answers, one criterion at a time."""
     trial, answered = found.trial, found.answered
-    criteria, wanted_RC = criteria_of(band, trial.profiles)
+    criteria, wanted_RC = criteria_of(band, trial.profiles, trial.preferences)
     places, questions = questions_of(trial.prompts, answered.texts_MPR, criteria, asked_of(wanted_RC))
     calls, kept = judge.count(questions, forced=False)
     why = f"{len(questions)} questions, both orders: {calls} calls of {judge.config.model}, {kept} known from before"

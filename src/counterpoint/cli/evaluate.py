@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from counterpoint.cli.app import AsJson, BandFolder, Device, Dtype, MaxTokens, Temperature, Threads, app, load_band, out
 from counterpoint.cli.data import parse_columns
 from counterpoint.cli.judge import (
+    PANEL,
     JudgeAttempts,
     JudgeCache,
     JudgeConcurrency,
@@ -26,12 +27,15 @@ from counterpoint.cli.judge import (
     find_judge,
     said_of,
 )
+from counterpoint.cli.preferences import read_dimensions
 from counterpoint.cli.tell import tell, tell_left_out
-from counterpoint.types import CounterpointError, Profile, Prompt, RewardFn
+from counterpoint.types import CounterpointError, Dimension, Profile, Prompt, RewardFn
 
 if TYPE_CHECKING:
     from counterpoint.build.evaluation import Trial
     from counterpoint.decode.band import Band
+
+CRITERIA = "A table of preferences, whose criteria a judge is told; else what the band says of its dimensions."
 
 
 @app.command()
@@ -62,6 +66,7 @@ def evaluate(
     judge_timeout: JudgeTimeout = 120.0,
     judge_price: JudgePrice = None,
     judge_cache: JudgeCache = None,
+    preferences: Annotated[Path | None, typer.Option(help=CRITERIA, rich_help_panel=PANEL)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much a judge would be asked.")] = False,
     threads: Threads = 0,
     device: Device = "cpu",
@@ -87,14 +92,17 @@ def evaluate(
         max_tokens=judge_max_tokens, concurrency=judge_concurrency, attempts=judge_attempts, repeats=judge_repeats,
         timeout_s=judge_timeout, price=judge_price, cache=judge_cache or (folder and folder / VERDICTS),
     )  # fmt: skip
+    table = find_criteria(preferences, by_model is not None or dry_run)
     loaded = load_band(band, threads, device, dtype)
     scorer = find_rewards(band, reward or [], rewards, device, needed=by_model is None)
     people = find_profiles(loaded, profile or [], scorer)
     asked = find_prompts(loaded, prompts, parse_columns(column or []), limit, skip_bad)
-    trial = make_trial(loaded, asked, people, method or [], dose, sampling, raw)
+    trial = make_trial(loaded, asked, people, method or [], dose, sampling, raw, table)
     if dry_run:
         print_most(most_calls(loaded, trial, judge_repeats), as_json)
         return
+    if by_model is not None:
+        tell_vague(loaded, trial)
     if by_model is not None and by_model.config.cache is None:
         tell("the judge's replies are not kept: to pay for none twice, name --out or --judge-cache")
     stages = Stages()
@@ -109,6 +117,28 @@ def evaluate(
     print_results(results)
     if folder is not None:
         out.print(f"{stages.total:.0f} s in all. Open {folder / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def find_criteria(table: Path | None, judged: bool) -> list[Dimension]:
+    """The preferences of a table, if one is named; refuses one that nobody would read."""
+    if table is None:
+        return []
+    if not judged:
+        raise CounterpointError(f"--preferences {table}: its criteria are for a --judge, and none is named")
+    return read_dimensions(table)
+
+
+def tell_vague(band: "Band", trial: "Trial") -> None:
+    """Say of which dimensions a judge is told their name alone."""
+    from counterpoint.build.evaluation import criteria_of
+
+    criteria, _ = criteria_of(band, trial.profiles, trial.preferences)
+    vague = [dimension.name for dimension in criteria if not (dimension.criterion or dimension.description)]
+    if vague:
+        tell(
+            f"a judge is told only the name of {', '.join(vague)}, for want of a criterion or description; name a "
+            "table that has them with --preferences, such as one from `counterpoint preferences --json`"
+        )
 
 
 def find_rewards(
@@ -195,14 +225,14 @@ def parse_strength(text: str | None) -> "float | Literal['best'] | None":
 
 def make_trial(
     band: "Band", prompts: Sequence[Prompt], profiles: Sequence[Profile], methods: Sequence[str],
-    strength: "float | Literal['best'] | None", sampling: Any, raw: bool,
+    strength: "float | Literal['best'] | None", sampling: Any, raw: bool, preferences: Sequence[Dimension],
 ) -> "Trial":  # fmt: skip
     """What is compared; says which methods cannot take part."""
     from counterpoint.build.evaluation import Trial, entries_for
 
     entries, left_out = entries_for(band, methods, profiles, strength)
     tell_left_out(f"{name}, since {why}" for name, why in left_out.items())
-    return Trial(tuple(entries), tuple(prompts), tuple(profiles), left_out, sampling, raw)
+    return Trial(tuple(entries), tuple(prompts), tuple(profiles), left_out, sampling, raw, tuple(preferences))
 
 
 def print_most(calls: int, as_json: bool) -> None:

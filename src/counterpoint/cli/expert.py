@@ -173,8 +173,9 @@ def expert(
         one = reward_of(str(reward), dimension)
         metrics = learn_best(SftConfig(**shared), best, one, asked, folder, stages, accelerator())
         return tell_expert(metrics, print_best, folder, dimension, as_json)
-    dpo = {"dimension": dimension, "beta": beta, "sft_weight": sft_weight}
-    config = DpoConfig(**shared, **dpo) if method == "dpo" else SftConfig(**shared)
+    config: DpoConfig | SftConfig = SftConfig(**shared)
+    if method == "dpo":
+        config = DpoConfig(**shared, dimension=dimension, beta=beta, sft_weight=sft_weight)
     metrics = from_pairs(config, comparisons or [], dimension, beta, holdout, columns, skip_bad, folder, stages)
     tell_expert(metrics, print_expert, folder, dimension, as_json)
 
@@ -246,7 +247,7 @@ def check_read(context: typer.Context, method: str) -> None:
         source = context.get_parameter_source(name)
         if method not in readers and source is not None and source.name == "COMMANDLINE":
             option = name.replace("_", "-")
-            raise CounterpointError(f"--{option} is for --method {' or '.join(readers)}; {method} does not read it")
+            raise CounterpointError(f"--{option} is for --method {', '.join(readers)}; {method} does not read it")
     if context.params["no_request"] and context.params["request"] is not None:
         raise CounterpointError("pass --request or --no-request, not both")
 

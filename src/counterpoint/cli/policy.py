@@ -96,8 +96,8 @@ def policy(
     set_threads(threads)
     config = PolicyConfig(
         resolved(model), algorithm=algorithm, iterations=iterations, prompts_per_iteration=prompts_per_iteration,
-        samples=samples, epochs=epochs, minibatch=minibatch, at_once=at_once, learning_rate=learning_rate, eta=eta, kl=kl,
-        kl_target=kl_target, stop_kl=stop_kl, missing_end=missing_end, normalise=not raw, lora_rank=lora_rank,
+        samples=samples, epochs=epochs, minibatch=minibatch, at_once=at_once, learning_rate=learning_rate, eta=eta,
+        kl=kl, kl_target=kl_target, stop_kl=stop_kl, missing_end=missing_end, normalise=not raw, lora_rank=lora_rank,
         lora_alpha=2 * lora_rank, temperature=temperature, max_tokens=max_tokens, bf16=bf16, seed=seed,
     )  # fmt: skip
     rewards = read_rewards(reward)
