@@ -15,6 +15,7 @@ from counterpoint.decode.chats import Caller, Reply
 from counterpoint.decode.sampling import Sampling
 from counterpoint.evaluate.wins import average_win_share, verdict_table
 from counterpoint.profiles import parse_profile
+from counterpoint.rewards.judge_prompts import GENERAL
 from counterpoint.rewards.k_head import KHeadReward
 from counterpoint.train.k_head import KHeadConfig, train_k_head
 from counterpoint.types import Comparison, Message, Prompt
@@ -146,6 +147,29 @@ def test_a_judge_alone_ranks_by_its_verdicts(
     assert told["position_bias"] == 0
     assert "methods" not in results, "there are no rewards to stand by"
     assert not any("Be warm" in body["messages"][1]["content"] for body in asked)
+
+
+def test_a_judge_is_told_the_criteria_of_a_table(command: Command, asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    """And where there is neither a criterion nor a description, the name, which is said."""
+    table = tmp_path / "table.jsonl"
+    rows = [
+        {"name": "terse", "request": "Be terse.", "criterion": "Is no word wasted?"},
+        {"name": "warm", "request": "?"},
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wanted = ("--profile", "warm=1, terse=1", "--method", "soup")
+    for named, told, vague in (
+        ((), ("says it in few words", "is kind"), False),
+        (("--preferences", table), ("Is no word wasted?", "warm"), True),
+    ):
+        asked.clear()
+        code, _, said = command(*wanted, *JUDGE, *named)
+        assert code == 0, said
+        found = {body["messages"][1]["content"].split("\n")[0] for body in asked}
+        assert found == {f"The quality: {one}" for one in (*told, GENERAL.criterion)}
+        assert ("told only the name of warm, for want" in said) == vague
+    code, _, said = command(*wanted, *RULES, "--preferences", table)
+    assert (code, "its criteria are for a --judge, and none is named" in said) == (2, True)
 
 
 def test_a_judge_beside_rewards(command: Command, asked: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def test_what_the_judge_says_and_what_it_is_worth(report: Report, tmp_path: Path
     text = text_of(report, tmp_path)
     for part in (
         "judge-&lt;1&gt;", "8 questions, 14 calls: 12 replies paid for in this run, 2 known from before",
-        "12,345 tokens", "0.01 at the prices given", "1 calls refused, 0 not taken by the server, 1 never readable", "2 questions have no verdict",
+        "12,345 tokens", "0.01 at the prices given", "1 calls refused, 0 not taken by the server, 1 never readable",
+        "2 questions have no verdict",
         "50.0% of 6 pairs: 2 times for the answer shown first, 1 times", "soup&lt;b&gt; 75%", "base 25%", "3 / 0 / 1",
         "general quality",
     ):  # fmt: skip

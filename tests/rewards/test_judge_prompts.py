@@ -43,6 +43,8 @@ def test_the_judge_is_shown_one_criterion_and_both_answers() -> None:
     assert text.index("the first") < text.index("the second")
     assert "Be terse." not in text, "how one asks for it is not the judge's to see"
     assert "TIE" not in text
+    assert "You have to choose" in text
+    assert "You have to choose" not in asking(QUESTION, forced=False, swapped=False)
     assert "Verdict: TIE" in asking(QUESTION, forced=False, swapped=False)
 
 

@@ -134,8 +134,8 @@ def label(
     questions = to_ask(pairs, check)
     if questions and labeller is None:
         raise CounterpointError(
-            f"{len(questions)} pairs need a label, and neither a --reward nor a --judge is named; name one, or leave out "
-            "--check, and from --pairs the kind 'same': the other kinds are known by construction"
+            f"{len(questions)} pairs need a label, and neither a --reward nor a --judge is named; name one, or leave "
+            "out --check, and from --pairs the kind 'same': the other kinds are known by construction"
         )
     said = iter(labeller.compare(questions, forced=True, progress=progress) if labeller and questions else [])
     tallies: dict[tuple[str, Kind], Tally] = {}

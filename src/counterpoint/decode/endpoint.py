@@ -253,8 +253,7 @@ def api_key(who: str, entry: EndpointEntry) -> str | None:
     key = os.environ.get(name, "").strip()
     if not key:
         raise CounterpointError(
-            f"{who} at {entry.url}: its key is to be in the environment variable {name}, "
-            "which is not set; export it"
+            f"{who} at {entry.url}: its key is to be in the environment variable {name}, which is not set; export it"
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise CounterpointError(
