@@ -101,7 +101,7 @@ def trade_off_figure(points: Mapping[str, Sequence[tuple[float, float]]], x: str
     span = np.maximum(high - low, 1e-6)
     with matplotlib.rc_context(STYLE):
         figure = _figure(360, 300)
-        axes = figure.add_axes((48 / 360, 42 / 300, 302 / 360, 250 / 300))
+        axes = figure.add_axes((60 / 360, 42 / 300, 290 / 360, 250 / 300))
         axes.set_xlim(low[0] - 0.12 * span[0], high[0] + 0.26 * span[0])
         axes.set_ylim(low[1] - 0.10 * span[1], high[1] + 0.16 * span[1])
         stairs = _staircase(everything[front(everything)], axes.get_xlim()[0], axes.get_ylim()[0])
