@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from counterpoint.train import on_policy
+from counterpoint.train import iterations
 from counterpoint.train.adaptive import Adaptive, kl_price
-from counterpoint.train.on_policy import TENSORS, Algorithm, Rollout, check, learn
+from counterpoint.train.iterations import TENSORS
+from counterpoint.train.on_policy import Algorithm, Rollout, check, learn
 from counterpoint.types import CounterpointError
 
 ALGORITHMS: tuple[Algorithm, ...] = ("rebel", "ppo")
@@ -467,7 +468,7 @@ def test_a_run_stopped_while_it_writes_goes_on_from_what_was_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     def stop_next(done: int, _: int) -> None:
-        monkeypatch.setattr(on_policy, what, fail)
+        monkeypatch.setattr(iterations, what, fail)
 
     with pytest.raises(Interruption):
         learn(Table(), Config(), tmp_path / "work", stop_next)

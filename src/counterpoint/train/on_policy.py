@@ -10,7 +10,6 @@ on the parameters and the number of the iteration alone. What is adapted from on
 """
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,24 +18,19 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from counterpoint.artifacts import publish, read_json, write_json
 from counterpoint.train.adaptive import LEEWAY, Adaptive, drift, kl_price, normal
-from counterpoint.train.checkpoints import STATE, newest_checkpoint
+from counterpoint.train.iterations import Log, restore, save
 from counterpoint.train.ppo import advantages, clipped_surrogate, clipped_value_loss, token_rewards, whiten
 from counterpoint.train.rebel import rebel_loss
 from counterpoint.types import CounterpointError
 
-TENSORS = "tensors.safetensors"
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 TINY = 1e-8
 """A standard deviation below this is none: rewards that are all alike become 0."""
 
 Algorithm = Literal["rebel", "ppo"]
-Log = list[dict[str, float]]
 _Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Of (rows `[B]`, logp_BT, value_BT) of a minibatch: a scalar with gradient."""
 
@@ -183,10 +177,10 @@ def learn(
     check(config)
     parameters = learner.parameters()
     optimizer = AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
-    log = _restore(work, parameters, optimizer)
+    log = restore(work, parameters, optimizer)
     while len(log) < config.iterations:
         log.append(_iterate(learner, config, optimizer, log, adaptive))
-        _save(work, parameters, optimizer, log)
+        save(work, parameters, optimizer, log)
         if progress is not None:
             progress(len(log), config.iterations)
     return tuple(log)
@@ -370,40 +364,3 @@ def _critics(value_BT: Tensor | None) -> Tensor:
     if value_BT is None:
         raise CounterpointError("algorithm is 'ppo', which needs a critic, and this policy has none; use 'rebel'")
     return value_BT
-
-
-def _save(work: Path, parameters: Sequence[nn.Parameter], optimizer: Optimizer, log: Log) -> None:
-    """Publish all that the next iteration needs under its number, then remove what it replaces."""
-    tensors = {f"p{i}": parameter.detach().contiguous() for i, parameter in enumerate(parameters)}
-    for i, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"p{i}.{name}": moments[name].contiguous() for name in _MOMENTS}
-    folder = work / f"checkpoint-{len(log)}"
-    with publish(folder) as staging:
-        save_file(tensors, staging / TENSORS)
-        write_json(staging / STATE, log)
-    for other in work.glob("*checkpoint-*"):  # those before, and what a kill left half-written
-        if other != folder:
-            shutil.rmtree(other)
-
-
-def _restore(work: Path, parameters: Sequence[nn.Parameter], optimizer: Optimizer) -> Log:
-    """Put parameters and moments back as the newest checkpoint has them, and return its log: empty without one."""
-    folder = newest_checkpoint(work)
-    if folder is None:
-        return []
-    tensors = load_file(folder / TENSORS)
-    _check_shapes(folder, tensors, parameters)
-    with torch.no_grad():
-        for i, parameter in enumerate(parameters):
-            parameter.copy_(tensors[f"p{i}"])
-    trained = [i for i in range(len(parameters)) if f"p{i}.step" in tensors]  # AdamW passes over what has no gradient
-    state = {i: {name: tensors[f"p{i}.{name}"] for name in _MOMENTS} for i in trained}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    log: Log = read_json(folder / STATE)
-    return log
-
-
-def _check_shapes(folder: Path, tensors: dict[str, Tensor], parameters: Sequence[nn.Parameter]) -> None:
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items() if "." not in name}
-    if found != {f"p{i}": tuple(parameter.shape) for i, parameter in enumerate(parameters)}:
-        raise CounterpointError(f"{folder}: is of another model than the one to train; remove it to start from nothing")
