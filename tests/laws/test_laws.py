@@ -157,7 +157,7 @@ def test_broadcast_of_a_mixture_over_prompts_and_tokens(mix: Callable[[Tensor, T
 def test_broadcast_of_a_gate_over_tokens(band: Band) -> None:
     ids = torch.tensor([band.tokenizer(CONTEXTS[0])["input_ids"]])
     per_row = band.bank.gate([moe.plan(Weighting(EXPERTS, WEIGHTS[0])).rows[0].gate])
-    assert per_row is not None
+    assert isinstance(per_row, torch.Tensor)
     per_token = per_row.expand(1, ids.shape[1], 3)
     with torch.no_grad():
         with band.bank.gated(per_row):

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from counterpoint.decode.forward import fits, hidden_states
+from counterpoint.models.gates import AnyGates, RowGates
 from counterpoint.types import CounterpointError
 
 MASK_PER_KIND = ("qwen2", "qwen3", "gemma2", "gemma3_text")
@@ -90,8 +91,8 @@ class _Target:
 class Gates(Protocol):
     """What makes and applies the gates of rows: a `LoraBank`, or a controller, whose gates are profiles."""
 
-    def gate(self, gates: Sequence[Mapping[str, float]]) -> Tensor | None: ...
-    def gated(self, gate_B1K: Tensor | None) -> AbstractContextManager[None]: ...
+    def gate(self, gates: Sequence[Mapping[str, float]]) -> AnyGates | None: ...
+    def gated(self, gate: AnyGates | None) -> AbstractContextManager[None]: ...
 
 
 class Rows:
@@ -108,11 +109,11 @@ class Rows:
         self.own_forward = fits(model.config)
         self._windows = windows(model.config)
         self._target = _Target()
-        self._slabs = [_Slab(self._target) for _ in range(model.config.num_hidden_layers)]
-        self._cache = Cache(layers=self._slabs)
+        layers = model.config.num_hidden_layers
+        self._own, self._base = (Cache(layers=[_Slab(self._target) for _ in range(layers)]) for _ in range(2))
         self._gates: list[Mapping[str, float]] = []
         self._lengths: list[int] = []
-        self._gate_B1K: Tensor | None = None
+        self._gate: AnyGates | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -130,14 +131,14 @@ class Rows:
                 )
         together = [*self._gates, *gates]
         lengths = [*self._lengths, *(len(context) - 1 for context in contexts)]
-        gate_B1K = self.bank.gate(together)
+        gate = self.bank.gate(together)
         try:
             self._reserve(len(together), max(lengths) + 1)
-            self._prefill(contexts, gate_B1K, first_alike(contexts, gates))
+            self._prefill(contexts, gate, first_alike(contexts, gates))
         except BaseException:
-            self._gate_B1K = self.bank.gate(self._gates)  # the bank has stacked the experts of those that did not join
+            self._gate = self.bank.gate(self._gates)  # the bank has stacked the experts of those that did not join
             raise
-        self._gates, self._lengths, self._gate_B1K = together, lengths, gate_B1K
+        self._gates, self._lengths, self._gate = together, lengths, gate
 
     def step(self, tokens_B: Sequence[int]) -> Tensor:
         """Feed one token to each live row; logits `[B, V]` in float32."""
@@ -145,7 +146,7 @@ class Rows:
         self._reserve(len(self._lengths), reach)
         ids_B1, position_B1 = torch.tensor([list(tokens_B), self._lengths], device=self.model.device)[:, :, None]
         rows = slice(0, len(self._lengths))
-        logits_BTV = self._forward(rows, ids_B1, position_B1, reach, self._gate_B1K, logits=True)
+        logits_BTV = self._forward(rows, ids_B1, position_B1, reach, self._gate, logits=True)
         self._lengths = [length + 1 for length in self._lengths]
         return logits_BTV[:, -1].float()
 
@@ -160,9 +161,9 @@ class Rows:
                 slab.move(source, destination, max(self._lengths[row] for row in source))
         self._lengths = [self._lengths[row] for row in rows]
         self._gates = [self._gates[row] for row in rows]
-        self._gate_B1K = self.bank.gate(self._gates)
+        self._gate = self.bank.gate(self._gates)
 
-    def _prefill(self, contexts: Sequence[Sequence[int]], gate_B1K: Tensor | None, alike: Sequence[int]) -> None:
+    def _prefill(self, contexts: Sequence[Sequence[int]], gate: AnyGates | None, alike: Sequence[int]) -> None:
         """Write the keys and values of the rows after the live ones; those of a row like an earlier one are copied."""
         first = len(self._lengths)
         device = self.model.device
@@ -172,12 +173,12 @@ class Rows:
         for group in prefill_groups(lengths, self.chunk):
             ids_BT = pad_sequence([torch.tensor(contexts[index][:-1]) for index in group], batch_first=True)
             row_B = torch.tensor([first + index for index in group], device=device)
-            gate = None if gate_B1K is None else gate_B1K[row_B]
+            own_gate = None if gate is None else gate[row_B]
             for start in range(0, ids_BT.shape[1], self.chunk):
                 part_BT = ids_BT[:, start : start + self.chunk].to(device)
                 reach = start + part_BT.shape[1]
                 position_BT = torch.arange(start, reach, device=device).expand_as(part_BT)
-                self._forward(row_B, part_BT, position_BT, reach, gate, logits=False)
+                self._forward(row_B, part_BT, position_BT, reach, own_gate, logits=False)
         copies = [index for index, other in enumerate(alike) if other != index]
         if copies:
             source, destination = [first + alike[index] for index in copies], [first + index for index in copies]
@@ -186,23 +187,44 @@ class Rows:
 
     @torch.no_grad()
     def _forward(
-        self, rows: slice | Tensor, ids_BT: Tensor, position_BT: Tensor, reach: int, gate: Tensor | None, logits: bool
+        self, rows: slice | Tensor, ids_BT: Tensor, position_BT: Tensor, reach: int, gate: AnyGates | None, logits: bool
     ) -> Tensor:
-        """Logits of the model, or the last hidden states of its trunk."""
+        """Logits of the model, or the last hidden states of its trunk.
+
+        A guided gate reads what the base makes of the same tokens, in a forward before, with a cache of its own.
+        """
         self._target.aim(rows, position_BT, reach)
         masks = {
             kind: attention_mask(position_BT, reach, window, self.model.dtype) for kind, window in self._windows.items()
         }
+        if isinstance(gate, RowGates) and gate.guided:
+            gate = gate.heard(self._pass(self._base, ids_BT, position_BT, masks, None, logits=False))
+        return self._pass(self._own, ids_BT, position_BT, masks, gate, logits)
+
+    def _pass(
+        self,
+        cache: Cache,
+        ids_BT: Tensor,
+        position_BT: Tensor,
+        masks: Mapping[str, Tensor],
+        gate: AnyGates | None,
+        logits: bool,
+    ) -> Tensor:
         with self.bank.gated(gate):
             if self.own_forward:
-                keep = [slab.update for slab in self._slabs]
+                keep = [slab.update for slab in cache.layers]
                 hidden_BTI = hidden_states(self.model, ids_BT, position_BT, masks, keep)
                 return cast(Tensor, self.model.lm_head(hidden_BTI)) if logits else hidden_BTI
             out = (self.model if logits else self.model.base_model)(
                 input_ids=ids_BT, attention_mask=masks.get("every layer", masks), position_ids=position_BT,
-                past_key_values=self._cache, use_cache=True,
+                past_key_values=cache, use_cache=True,
             )  # fmt: skip
         return cast(Tensor, out[0])
+
+    @property
+    def _slabs(self) -> list[_Slab]:
+        """All that rows hold; the base's are empty until a gate is guided."""
+        return [*self._own.layers, *self._base.layers]
 
     def _reserve(self, rows: int, positions: int) -> None:
         have_rows, have_positions = self._target.capacity

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from counterpoint.compose.plan import CONTROLLER
+from counterpoint.models.gates import GATE
 from counterpoint.types import CounterpointError, LanguageModel
 
 INSTEAD = "use mixture-prob, mixture-log or route"
@@ -50,6 +51,8 @@ def whole_model(gate: Mapping[str, float], whole: Mapping[str, Whole]) -> str | 
     """
     if CONTROLLER in gate:
         return CONTROLLER
+    if any(key.startswith(GATE) for key in gate):
+        return None
     active = {name: coefficient for name, coefficient in gate.items() if coefficient}
     named = next((name for name in active if name in whole), None)
     if named is None:

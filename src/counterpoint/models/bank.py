@@ -2,23 +2,27 @@
 
 For each adapted linear layer    y = W0 x + sum_k g_k(x) s_k B_k (A_k x)    with the gate g given per row, or per row
 and token. A one-hot gate is one expert, a constant gate is a personal soup (equal to merging the deltas, with no merge
-and no copy of the model), and rows of one batch may have any gates at all. A gate that a router computes in each layer
-(PMoL, arXiv 2411.01245 section 3.3) is the same sum.
+and no copy of the model), and rows of one batch may have any gates at all. A gate that a router makes in each layer, of
+what the layer reads (`models/gates.py`), is the same sum.
 
 Factors of the active experts are concatenated along the rank, so a layer costs two matrix products however many experts
 there are, ranks may differ, and experts that no live row asks for are soon unstacked. Layers that read the same input
-(q, k and v; gate and up) are computed together, as one product each of the base, of A and of B.
+(q, k and v; gate and up) are computed together, as one product each of the base, of A and of their routers. Stacked
+factors are held once: an expert's own are views of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from counterpoint.models.adapter import LoraFactors, weight_OI
+from counterpoint.models.gates import EPSILON, GATE, AnyGates, Routed, Router, RowGates, log_weights, shares
 from counterpoint.models.product import Product
 from counterpoint.types import CounterpointError
 
@@ -31,23 +35,44 @@ SPARE = 4
 Linear: TypeAlias = nn.Linear | Conv1D
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a router made of the tokens that one group of layers read: the gate of each of `modules`, `[B, T, J, K]`."""
+
+    router: str
+    modules: tuple[str, ...]
+    share_BTJK: Tensor
+
+
 class GateContext:
-    """The gate of the forward in progress: the one hidden state here, since layers are called with x alone."""
+    """The gate of the forward in progress: the one hidden state here, since layers are called with x alone.
+
+    Where `seen` is a list, every routed layer adds to it what its router made of the tokens.
+    """
 
     def __init__(self) -> None:
-        self.gate_BTK: Tensor | None = None
+        self.gate: AnyGates | None = None
+        self.seen: list[Seen] | None = None
         self._by_layout: dict[Layout, Tensor] = {}
 
-    def columns(self, layout: "Layout") -> Tensor:
-        """The gate of each column's expert, `[B, T or 1, C]`; computed once per layout and forward."""
-        if layout not in self._by_layout:
-            assert self.gate_BTK is not None
-            expert_C = [expert for expert, rank in layout for _ in range(rank)]
-            self._by_layout[layout] = self.gate_BTK[..., expert_C]
-        return self._by_layout[layout]
+    @property
+    def constant_BTK(self) -> Tensor | None:
+        return self.gate.constant_BTK if isinstance(self.gate, RowGates) else self.gate
 
-    def set(self, gate_BTK: Tensor | None) -> None:
-        self.gate_BTK = gate_BTK
+    @property
+    def routed(self) -> tuple[Routed, ...]:
+        return self.gate.routed if isinstance(self.gate, RowGates) else ()
+
+    def columns(self, layout: "Layout") -> Tensor | None:
+        """The constant gate of each column's expert, `[B, T or 1, C]`; computed once per layout and forward."""
+        constant_BTK = self.constant_BTK
+        if constant_BTK is not None and layout not in self._by_layout:
+            expert_C = [expert for expert, rank in layout for _ in range(rank)]
+            self._by_layout[layout] = constant_BTK[..., expert_C]
+        return self._by_layout.get(layout)
+
+    def set(self, gate: AnyGates | None) -> None:
+        self.gate = gate
         self._by_layout = {}
 
 
@@ -55,49 +80,139 @@ Layout: TypeAlias = tuple[tuple[int, int], ...]
 """Which expert each run of columns belongs to, and how many they are: its rank."""
 
 
+Factors: TypeAlias = dict[str, tuple[Tensor, Tensor]]
+"""An expert's `A_RI` and `B_OR` by module."""
+
+
+@dataclass(frozen=True)
+class Lift:
+    """One layer's `B`, which takes its `columns` to the outputs `out` of its group."""
+
+    out: slice
+    columns: slice
+    B: Product
+
+
+@dataclass(frozen=True)
+class Route:
+    """A router as one group applies it: to `modules`, which are those layers of the group that it gates.
+
+    `score` makes all their scores of x, `[J * E, I]`; `layer_J` is each one's place among the layers of a guide.
+    `column_C` says whose share each column of the group takes, of `[J * K]` and a 0 that is appended for strangers.
+    """
+
+    router: Router
+    modules: tuple[str, ...]
+    score: Product | None
+    layer_J: list[int]
+    column_C: Tensor
+    strangers: bool
+
+    def shares(self, x: Tensor, routed: Routed) -> Tensor:
+        """`[B, T, J, K]` in float32."""
+        if self.score is None:
+            assert routed.score_BTLK is not None, "a guided gate is for a forward whose guide has spoken"
+            score_BTLK = routed.score_BTLK
+            one = score_BTLK.shape[-2] == 1
+            score_BTJE = score_BTLK.expand(-1, -1, len(self.modules), -1) if one else score_BTLK[..., self.layer_J, :]
+        else:
+            score_BTJE = self.score(x).view(*x.shape[:-1], len(self.modules), self.router.width)
+            if self.router.rule.normed:
+                score_BTJE = score_BTJE.float() * _inverse_deviation(x)
+        return shares(score_BTJE, self.router.rule, routed.log_w_B11K)
+
+    def columns(self, share_BTJK: Tensor) -> Tensor:
+        """`[B, T, C]`."""
+        flat = share_BTJK.flatten(-2)
+        return (pad(flat, (0, 1)) if self.strangers else flat)[..., self.column_C]
+
+
+def _inverse_deviation(x: Tensor) -> Tensor:
+    """1 / sqrt(var(x) + epsilon) over the last axis, `[B, T, 1, 1]`: rows that sum to 0 need no mean taken from x."""
+    return torch.rsqrt(x.float().var(dim=-1, correction=0) + EPSILON)[..., None, None]
+
+
 class BankGroup:
     """Linear layers that read one input, with the stacked factors of the active experts, computed as one layer.
 
-    With layers j of outputs O_j: `W` is `[sum O_j, I]`, `A` is `[C, I]`, and `B` `[sum O_j, C]` has a block per layer.
+    With layers j of outputs O_j: `W` is `[sum O_j, I]`, `A` is `[sum C_j, I]`, and each layer that experts adapt has a
+    `B` of its own, `[O_j, C_j]`. `layout` are the runs of columns, `owners` the place of the layer that each run is of.
     """
 
-    def __init__(self, layers: Sequence[Linear], context: GateContext) -> None:
+    def __init__(self, modules: Sequence[str], layers: Sequence[Linear], context: GateContext) -> None:
+        self.modules = tuple(modules)
         self.context = context
         self.widths = [weight_OI(layer).shape[0] for layer in layers]
         self.base = Product(_side_by_side(layers), _biases(layers))
         self.layout: Layout = ()
+        self.owners: tuple[int, ...] = ()
+        self.lifts: list[Lift] = []
+        self.routes: dict[str, Route] = {}
         self._x: Tensor | None = None
-        self._gate: Tensor | None = None
+        self._gate: AnyGates | None = None
         self._outputs: tuple[Tensor, ...] = ()
         self._unread = 0
 
-    def stack(self, pairs_JK: Sequence[Sequence[tuple[Tensor, Tensor] | None]]) -> None:
-        """Take each layer's factors of the active experts; None is an expert that leaves the layer as it is."""
-        present = [
-            (layer, expert, *pair)
-            for layer, pairs_K in enumerate(pairs_JK)
-            for expert, pair in enumerate(pairs_K)
-            if pair
+    def stack(self, experts: Sequence[LoraFactors]) -> list[Factors]:
+        """Take the active experts' factors, and give each one's back as views of the stack.
+
+        An expert without factors for a layer leaves it as it is.
+        """
+        runs = [
+            (layer, k, *expert.factors[module])
+            for layer, module in enumerate(self.modules)
+            for k, expert in enumerate(experts)
+            if module in expert.factors
         ]
-        self.layout = tuple((expert, len(a)) for _, expert, a, _ in present)
-        self._x = None
-        if present:
-            weight = self.base.weight_OI
-            b_OC = weight.new_zeros(len(weight), sum(rank for _, rank in self.layout))
-            left = 0
-            for layer, _, _, b in present:
-                top = sum(self.widths[:layer])
-                b_OC[top : top + len(b), left : left + b.shape[1]] = b
-                left += b.shape[1]
-            self.A = Product(torch.cat([a for _, _, a, _ in present]).to(weight))
-            self.B = Product(b_OC)
+        self.layout = tuple((k, len(a)) for _, k, a, _ in runs)
+        self.owners = tuple(layer for layer, *_ in runs)
+        self.lifts, self.routes, self._x = [], {}, None
+        views: list[Factors] = [{} for _ in experts]
+        if runs:
+            self.A = Product(torch.cat([a for _, _, a, _ in runs]).to(self.base.weight_OI))
+            for layer in dict.fromkeys(self.owners):
+                self._stack_layer(layer, [(k, b) for own, k, _, b in runs if own == layer], views)
+        return views
+
+    def _stack_layer(self, layer: int, b_K: Sequence[tuple[int, Tensor]], views: Sequence[Factors]) -> None:
+        b_OC = torch.cat([b for _, b in b_K], dim=1).to(self.base.weight_OI)
+        top, left = sum(self.widths[:layer]), self.lifts[-1].columns.stop if self.lifts else 0
+        columns = slice(left, left + b_OC.shape[1])
+        self.lifts.append(Lift(slice(top, top + self.widths[layer]), columns, Product(b_OC)))
+        for k, b in b_K:
+            own = slice(left, left + b.shape[1])
+            b_OR = b_OC[:, own.start - columns.start : own.stop - columns.start]
+            views[k][self.modules[layer]] = (self.A.weight_OI[own], b_OR)
+            left = own.stop
+
+    def route(self, name: str, router: Router, active: Sequence[str]) -> None:
+        """Let a router gate those of its modules that are in this group."""
+        mine = tuple(module for module in self.modules if module in router.modules)
+        if not mine:
+            return
+        place = {
+            (module, expert): j * len(router.experts) + k
+            for j, module in enumerate(mine)
+            for k, expert in enumerate(router.experts)
+        }
+        none = len(place)
+        runs = [
+            (self.modules[layer], active[k], rank) for layer, (k, rank) in zip(self.owners, self.layout, strict=True)
+        ]
+        column_C = [place.get((module, expert), none) for module, expert, rank in runs for _ in range(rank)]
+        like = self.base.weight_OI
+        score = None if router.guide else Product(torch.cat([router.scores[module] for module in mine]).to(like))
+        layer_J = [router.modules.index(module) for module in mine]
+        self.routes[name] = Route(
+            router, mine, score, layer_J, torch.tensor(column_C, device=like.device), strangers=none in column_C
+        )
 
     def output(self, x: Tensor, layer: int) -> Tensor:
         """What one of the layers gives for `x`; all are computed when the first is asked for."""
         if len(self.widths) == 1:
             return self(x)
-        if x is not self._x or self._gate is not self.context.gate_BTK:
-            self._x, self._gate = x, self.context.gate_BTK
+        if x is not self._x or self._gate is not self.context.gate:
+            self._x, self._gate = x, self.context.gate
             self._outputs, self._unread = torch.split(self(x), self.widths, dim=-1), len(self.widths)
         y = self._outputs[layer]
         self._unread -= 1
@@ -108,9 +223,28 @@ class BankGroup:
     def __call__(self, x: Tensor) -> Tensor:
         """The outputs of all its layers side by side, `[..., sum O_j]`."""
         y = self.base(x)
-        if self.context.gate_BTK is None or not self.layout:
+        gate_BTC = self._gates(x) if self.layout else None
+        if gate_BTC is None:
             return y
-        return y + self.B(self.A(x) * self.context.columns(self.layout))
+        z_BTC = self.A(x) * gate_BTC
+        if len(self.widths) == 1:
+            return y + self.lifts[0].B(z_BTC)
+        for lift in self.lifts:
+            y[..., lift.out] += lift.B(z_BTC[..., lift.columns])
+        return y
+
+    def _gates(self, x: Tensor) -> Tensor | None:
+        """What multiplies each column of `A x`, `[B, T or 1, C]`; None where nothing is to be added to the base."""
+        gate_BTC = self.context.columns(self.layout)
+        for routed in self.context.routed:
+            route = self.routes.get(routed.name)
+            if route is not None:
+                share_BTJK = route.shares(x, routed)
+                if self.context.seen is not None:
+                    self.context.seen.append(Seen(routed.name, route.modules, share_BTJK))
+                own_BTC = (route.columns(share_BTJK) * routed.strength_B11).to(x.dtype)
+                gate_BTC = own_BTC if gate_BTC is None else gate_BTC + own_BTC
+        return gate_BTC
 
 
 class BankLinear(nn.Module):
@@ -150,6 +284,7 @@ class LoraBank:
         self.model = model
         self.context = GateContext()
         self.experts: dict[str, LoraFactors] = {}
+        self.routers: dict[str, Router] = {}
         self._groups: dict[tuple[str, ...], BankGroup] = {}
         self._active: tuple[str, ...] = ()
 
@@ -167,10 +302,30 @@ class LoraBank:
         self.experts[name] = adapter
 
     def remove(self, name: str) -> None:
-        """Forget an expert. Gates made before hold until the next one is made."""
+        """Forget an expert, and the routers that need it. Gates made before hold until the next one is made."""
         del self.experts[name]
+        self.routers = {key: router for key, router in self.routers.items() if name not in router.experts}
         if name in self._active:
             self._active = ()
+
+    def add_router(self, name: str, router: Router) -> None:
+        """Make a router available to gates as `GATE + name`, in place of one of that name.
+
+        Raises CounterpointError for an expert that is not there, or that does not adapt exactly the router's modules.
+        """
+        for expert in router.experts:
+            if expert not in self.experts:
+                raise CounterpointError(f"gate {name!r}: there is no expert {expert!r}")
+            differ = sorted(self.experts[expert].factors.keys() ^ set(router.modules))
+            if differ:
+                there = "adapts it and the gate does not" if differ[0] not in router.modules else "does not adapt it"
+                raise CounterpointError(
+                    f"gate {name!r}, module {differ[0]!r}: expert {expert!r} {there}; the experts of a gate must adapt "
+                    "the same modules"
+                )
+        self.routers[name] = router
+        for group in self._groups.values():
+            group.routes.pop(name, None)
 
     @property
     def wrapped(self) -> bool:
@@ -189,35 +344,73 @@ class LoraBank:
         self._groups = {}
         self._active = ()
 
-    def gate(self, gates: Sequence[Mapping[str, float]]) -> Tensor | None:
-        """Turn one {expert: coefficient} per row into `[B, 1, K]` over the active experts; None if no row needs any."""
-        wanted = {name for row in gates for name, coefficient in row.items() if coefficient}
+    def gate(self, gates: Sequence[Mapping[str, float]]) -> AnyGates | None:
+        """Turn rows of {expert: coefficient} into `[B, 1, K]` over the active experts; None if no row needs any.
+
+        A row's gate of {GATE + router: strength} is what that router makes of each token, re-weighted by what else the
+        row's gate says: {group of experts: weight}.
+        """
+        asked = {key.removeprefix(GATE) for row in gates for key in row if key.startswith(GATE)}
+        if missing := sorted(asked - set(self.routers)):
+            raise CounterpointError(f"no gate called {missing[0]!r}; there are: {', '.join(self.routers) or 'none'}")
+        names = [name for name in self.routers if name in asked]
+        constants = [{} if any(key.startswith(GATE) for key in row) else row for row in gates]
+        wanted = {name for row in constants for name, coefficient in row.items() if coefficient}
         if missing := sorted(wanted - set(self.experts)):
             raise CounterpointError(f"no expert called {missing[0]!r}; there are: {', '.join(self.experts) or 'none'}")
         self._wrap()
-        if not wanted:
+        if not wanted and not names:
             return None
-        self._activate(wanted)
-        rows = [[row.get(name, 0.0) for name in self._active] for row in gates]
-        parameter = next(self.model.parameters())
-        return torch.tensor(rows, dtype=parameter.dtype, device=parameter.device)[:, None]
+        self._activate(wanted.union(*(self.routers[name].experts for name in names)))
+        constant_B1K = self._of_rows([[row.get(name, 0.0) for name in self._active] for row in constants])[:, None]
+        if not names:
+            return constant_B1K
+        return RowGates(constant_B1K if wanted else None, tuple(self._routed(name, gates) for name in names))
+
+    def _routed(self, name: str, gates: Sequence[Mapping[str, float]]) -> Routed:
+        router = self.routers[name]
+        for group in self._groups.values():
+            if name not in group.routes:
+                group.route(name, router, self._active)
+        mine = [row if GATE + name in row else {} for row in gates]
+        strength_B = self._of_rows([row.get(GATE + name, 0.0) for row in mine])
+        log_w = log_weights(mine, router.groups)
+        return Routed(
+            name, strength_B[:, None, None], None if log_w is None else log_w.to(strength_B.device), router.guide
+        )
 
     @contextmanager
-    def gated(self, gate_BTK: Tensor | None) -> Iterator[None]:
-        """Apply a gate made by `gate` (or one of that width per token) to the forwards inside the block."""
-        self.context.set(gate_BTK)
+    def gated(self, gate: AnyGates | None) -> Iterator[None]:
+        """Apply a gate made by `gate` (or constants of that width per token) to the forwards inside the block."""
+        self.context.set(gate)
         try:
             yield
         finally:
             self.context.set(None)
 
+    def _of_rows(self, numbers: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+        parameter = next(self.model.parameters())
+        return torch.tensor(numbers, dtype=parameter.dtype, device=parameter.device)
+
     def _activate(self, wanted: set[str]) -> None:
-        """Stack the wanted experts, unless they are among a stack that is little larger: a gate of zero is exact."""
+        """Stack the wanted experts, unless they are among a stack that is little larger: a gate of zero is exact.
+
+        What is stacked in the type in which it came is from then on a view of the stack, and not held twice.
+        """
         if wanted <= set(self._active) and len(self._active) <= max(SPARE, 2 * len(wanted)):
             return
         names = tuple(name for name in self.experts if name in wanted)
-        for modules, group in self._groups.items():
-            group.stack([[self.experts[name].factors.get(module) for name in names] for module in modules])
+        views: list[Factors] = [{} for _ in names]
+        for group in self._groups.values():
+            for own, more in zip(views, group.stack([self.experts[name] for name in names]), strict=True):
+                own |= more
+        for name, view in zip(names, views, strict=True):
+            given = self.experts[name].factors
+            if all(
+                given[module][0].dtype == a.dtype and given[module][0].device == a.device
+                for module, (a, _) in view.items()
+            ):
+                self.experts[name] = LoraFactors({module: view[module] for module in given})
         self._active = names
 
     def _linear(self, name: str, module: str) -> Linear:
@@ -237,7 +430,7 @@ class LoraBank:
             raise RuntimeError("this model is wrapped by another bank; unwrap that one first")
         for modules in together(self.model):
             layers = [self._linear("", module) for module in modules]
-            group = self._groups[modules] = BankGroup(layers, self.context)
+            group = self._groups[modules] = BankGroup(modules, layers, self.context)
             for index, (module, layer) in enumerate(zip(modules, layers, strict=True)):
                 self.model.set_submodule(module, BankLinear(layer, group, index))
 

@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from counterpoint.models.bank import LoraBank
+from counterpoint.models.gates import AnyGates, RowGates
 from counterpoint.models.load import load_model
 from counterpoint.types import CounterpointError
 
@@ -90,8 +91,9 @@ class ControllerModel(nn.Module):
         return torch.tensor(vectors, device=self.profile.device)[:, None]
 
     @contextmanager
-    def gated(self, profile_B1D: Tensor | None) -> Iterator[None]:
+    def gated(self, profile_B1D: AnyGates | None) -> Iterator[None]:
         """Let the forwards inside the block read these vectors."""
+        assert not isinstance(profile_B1D, RowGates), "a controller has no experts to route among"
         self._profile_B1D = profile_B1D
         try:
             with self.bank.gated(None):
