@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 
 from counterpoint.compose import mixture, moe, route, soup
 from counterpoint.compose.plan import CONTROLLER, Plan, Row
+from counterpoint.compose.weighers.arrow import arrow_scores
 from counterpoint.compose.weighers.constant import constant
 from counterpoint.compose.weighers.controller import Controller, check_vocabulary, load_parts, read_controller
+from counterpoint.compose.weighers.gate import KINDS, Gate, Opened, gate_over, open_gate
 from counterpoint.data.chat import prompt_ids, with_request
 from counterpoint.decode.engine import Engine, Request
 from counterpoint.decode.rows import Rows
@@ -33,7 +36,7 @@ from counterpoint.profiles import Bounds, check_name, in_force, parse_bounds, pa
 from counterpoint.profiles.bounds import FREE, alone
 from counterpoint.types import Completion, CounterpointError, Message, Profile, Prompt, Weighting
 
-METHODS = ("base", "prompted", "best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log", "mope")
+METHODS = ("base", "prompted", "best-expert", "route", "soup", "moe", "mixture-prob", "mixture-log", "mope", *KINDS)
 
 
 class Band:
@@ -58,6 +61,8 @@ class Band:
         self.whole = dict(whole)
         self._controller: Controller | None = None
         self._unread: Path | None = None
+        self._gates: dict[str, Gate] = {}
+        self._unread_gates: dict[str, Callable[[], Opened]] = {}
         self.max_rows = max_rows
         self.experts = file.typed_experts()
         self.dimensions = tuple(entry.name for entry in file.dimensions)
@@ -81,6 +86,10 @@ class Band:
         if (folder / "controller").exists():
             band._unread = folder / "controller"
             band.engine = band._engine()
+        adapters = {entry.name: Path(paths[entry.name]) for entry in file.experts if entry.kind == "adapter"}
+        for kind in KINDS:
+            if (folder / "gates" / kind).exists():
+                band._unread_gates[kind] = partial(open_gate, folder / "gates" / kind, adapters)
         return band
 
     @classmethod
@@ -192,6 +201,35 @@ class Band:
             longest = int(model.model.config.max_position_embeddings)
             self.whole[CONTROLLER] = Whole(self.tokenizer, longest, lambda: Rows(model.model, model))
 
+    def gate(self, kind: str) -> Gate:
+        """The gate of a kind: of the band's folder, read when it is first asked for; an Arrow can be made of any band.
+
+        Raises CounterpointError that names the file at fault, every time: the rest of the band works without it.
+        """
+        if kind not in self._gates:
+            if kind in self._unread_gates:
+                self.take_gate(self._unread_gates[kind]())
+            elif kind == "arrow":
+                self.take_gate(self._arrow())
+            else:
+                raise CounterpointError(f"this band has no {kind} gate; `counterpoint train gate` makes one")
+        return self._gates[kind]
+
+    def take_gate(self, opened: Opened) -> None:
+        """Let a gate serve the method of its kind, in place of one that did; requests may be under way."""
+        for name, factors in opened.experts.items():
+            if name in self.bank.experts:
+                self.bank.remove(name)
+            self.bank.add(name, factors)
+        self.bank.add_router(opened.gate.kind, opened.router)
+        self._gates[opened.gate.kind] = opened.gate
+
+    def _arrow(self) -> Opened:
+        experts = [expert for expert in self.experts if expert.name in self.bank.experts]
+        gate = gate_over("arrow", experts, self.bank.experts, {})
+        factors = [self.bank.experts[expert.name] for expert in experts]
+        return Opened(gate, gate.router(arrow_scores(factors, gate.modules)), {})
+
     def describe(self, experts: Sequence[str]) -> torch.Tensor:
         """What a described head knows of experts, `[K, I]`: the base's mean hidden states over what they are for."""
         dimension = {expert.name: self.file.dimension(expert.dimension) for expert in self.experts}
@@ -287,7 +325,9 @@ class Band:
         """
         if method not in METHODS:
             raise CounterpointError(f"unknown method {method!r}; there are: {', '.join(METHODS)}")
-        profile = self.in_force(profile)
+        asked, profile = profile, self.in_force(profile)
+        if method in KINDS and (asked is None or profile is not None):
+            return self.gate(method).plan(profile, self.bounds)
         if profile is None or method == "base":
             return Plan((Row(),))
         if method == "prompted":

@@ -1,0 +1,198 @@
+"""The gates of LoRA experts as what a band keeps of them, and as plans; how they share a token is `models/gates.py`.
+
+A gate is a folder `gates/<kind>` of a band: `gate.json`, `gate.safetensors` with what was learned, and in `experts/`
+the adapters that were trained with it, each an ordinary PEFT adapter. A gate over the band's own experts has none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Self, get_args
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from counterpoint.artifacts import hash_files, read_json, write_json
+from counterpoint.compose.plan import Plan, Row
+from counterpoint.models.adapter import CONFIG, TENSORS, LoraFactors, read_adapter, write_adapter
+from counterpoint.models.gates import GATE, RULES, Guide, Kind, Router, Rule
+from counterpoint.profiles import Bounds
+from counterpoint.types import CounterpointError, Expert, Profile
+
+FILE, LEARNED = "gate.json", "gate.safetensors"
+KINDS: tuple[Kind, ...] = get_args(Kind)
+GUIDE = "guide."
+
+
+class GateExpert(BaseModel):
+    """An expert of a gate, and the dimension that it serves. `hash` is that of the adapter of a band's own expert."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    dimension: str
+    hash: str | None = None
+
+
+class Gate(BaseModel):
+    """`gate.json`: what kind it is, its experts in the order of its scores, and how scores become shares (`Rule`).
+
+    `depth`, `width` and `layerwise` are of X-LoRA's classifier; `modules` are the layers that the gate is in.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind
+    experts: Annotated[list[GateExpert], Field(min_length=1)]
+    modules: list[str]
+    empty: bool = False
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    depth: Annotated[int, Field(ge=1)] = 1
+    width: Annotated[int, Field(ge=1)] = 2048
+    layerwise: bool = False
+
+    @model_validator(mode="after")
+    def _check_experts(self) -> Self:
+        names = [expert.name for expert in self.experts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"an expert is there twice: {', '.join(names)}")
+        return self
+
+    @property
+    def rule(self) -> Rule:
+        return replace(RULES[self.kind], empty=self.empty, top_k=self.top_k, temperature=self.temperature)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The dimension of each expert."""
+        return tuple(expert.dimension for expert in self.experts)
+
+    @property
+    def own(self) -> bool:
+        """Whether the experts were trained with the gate and lie in its folder."""
+        return all(expert.hash is None for expert in self.experts)
+
+    def bank_name(self, expert: GateExpert) -> str:
+        """What an expert is called in a bank: a band's own by its name, another so that the two cannot be confused."""
+        return f"{self.kind}:{expert.name}" if expert.hash is None else expert.name
+
+    def router(self, learned: Mapping[str, Tensor]) -> Router:
+        """The router over a bank's experts, with what was learned: scores by module, or a guide's parameters."""
+        guide = self._guide(learned) if self.rule.guided else None
+        names = tuple(self.bank_name(expert) for expert in self.experts)
+        return Router(self.rule, names, self.groups, {} if guide else dict(learned), tuple(self.modules), guide)
+
+    def _guide(self, learned: Mapping[str, Tensor]) -> Guide:
+        parts = {name.removeprefix(GUIDE): part for name, part in learned.items()}
+        layers = len(self.modules) if self.layerwise else 1
+        with torch.random.fork_rng(devices=[]):  # what it starts from is replaced by what was learned
+            guide = Guide(parts["layers.0.weight"].shape[1], len(self.experts), layers, self.depth, self.width)
+        guide.load_state_dict(parts)
+        return guide.requires_grad_(False)
+
+    def plan(self, profile: Profile | None, bounds: Bounds) -> Plan:
+        """One row, gated as the router says, with a profile's weights inside; without a profile as it was routed.
+
+        Raises CounterpointError for a dimension of which the gate has no expert, and for bounds that no router keeps.
+        """
+        strength = 1.0 if profile is None else profile.strength
+        self._check_bounds(bounds, strength)
+        asked = dict.fromkeys(self.groups, 1.0) if profile is None else {k: w for k, w in profile.weights.items() if w}
+        weights = {name: w for name, w in asked.items() if bounds.get(name, (0.0, 1.0))[1] > 0}
+        if unknown := [name for name in weights if name not in self.groups]:
+            known = ", ".join(dict.fromkeys(self.groups))
+            raise CounterpointError(f"{self.kind} has no expert for {unknown[0]!r}; it has some for: {known}")
+        if not weights:
+            return Plan((Row(),))
+        even = set(weights) == set(self.groups) and len(set(weights.values())) == 1
+        return Plan((Row({GATE + self.kind: strength, **({} if even else weights)}),))
+
+    def _check_bounds(self, bounds: Bounds, strength: float) -> None:
+        for name, (low, high) in bounds.items():
+            if low > 0 or 0 < high < strength:
+                raise CounterpointError(
+                    f"{self.kind} keeps no floor and no cap but 0, since its router shares every token anew; the "
+                    f"band's bounds have {low:g} <= {name} <= {high:g}; use moe"
+                )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A gate that was read: its router, and the experts that came with it, by their names in a bank."""
+
+    gate: Gate
+    router: Router
+    experts: Mapping[str, LoraFactors]
+
+
+def read_gate(folder: Path) -> Gate:
+    """Read and check `gate.json`; CounterpointError names the file and each wrong field."""
+    try:
+        return Gate.model_validate(read_json(folder / FILE))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
+        raise CounterpointError(f"{folder / FILE}: {wrong}") from None
+
+
+def open_gate(folder: Path, experts: Mapping[str, Path]) -> Opened:
+    """Read a gate's folder. `experts` are where the band's adapters are, which must be those that it was made for."""
+    gate = read_gate(folder)
+    for expert in gate.experts:
+        if expert.hash is not None:
+            _check_same(folder, expert, experts)
+    own = {gate.bank_name(e): read_adapter(folder / "experts" / e.name) for e in gate.experts if e.hash is None}
+    try:
+        router = gate.router(load_file(folder / LEARNED))
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise CounterpointError(f"{folder / LEARNED}: {str(error).splitlines()[0]}") from None
+    return Opened(gate, router, own)
+
+
+def _check_same(folder: Path, expert: GateExpert, experts: Mapping[str, Path]) -> None:
+    again = "train it again with `counterpoint train gate`"
+    if expert.name not in experts:
+        raise CounterpointError(f"{folder / FILE}: the band no longer has the adapter {expert.name!r}; {again}")
+    if hash_adapter(experts[expert.name]) != expert.hash:
+        raise CounterpointError(f"{folder / FILE}: it was made for another adapter {expert.name!r}; {again}")
+
+
+def hash_adapter(folder: Path) -> str:
+    """SHA-256 over an adapter's config and factors."""
+    return hash_files(folder / CONFIG, folder / TENSORS)
+
+
+def write_gate(
+    folder: Path, gate: Gate, learned: Mapping[str, Tensor], experts: Mapping[str, LoraFactors], base: str
+) -> None:
+    """Write a gate: what was learned, and by name each expert of its own as a PEFT adapter for `base`."""
+    for name, factors in experts.items():
+        write_adapter(folder / "experts" / name, factors, base)
+    save_file({name: part.contiguous() for name, part in learned.items()}, folder / LEARNED)
+    write_json(folder / FILE, gate.model_dump(exclude_defaults=True))
+
+
+def gate_over(
+    kind: Kind, experts: Sequence[Expert], factors: Mapping[str, LoraFactors], hashes: Mapping[str, str]
+) -> Gate:
+    """A gate over a band's own experts, in the layers that all of them adapt.
+
+    Raises CounterpointError where two adapt different layers, or there is none.
+    """
+    if not experts:
+        raise CounterpointError(f"{kind} needs experts that are adapters, and this band has none")
+    first = experts[0].name
+    modules = sorted(factors[first].factors)
+    for expert in experts:
+        if differ := sorted(factors[expert.name].factors.keys() ^ set(modules)):
+            raise CounterpointError(
+                f"{kind}: the experts must adapt the same layers, and of {first!r} and {expert.name!r} one alone "
+                f"adapts {differ[0]!r}"
+            )
+    rule = RULES[kind]
+    entries = [GateExpert(name=e.name, dimension=e.dimension, hash=hashes.get(e.name, "")) for e in experts]
+    top_k = None if rule.top_k is None else min(rule.top_k, len(experts))
+    return Gate(kind=kind, experts=entries, modules=modules, empty=rule.empty, top_k=top_k)
