@@ -250,11 +250,22 @@ class BankGroup:
 class BankLinear(nn.Module):
     """One linear layer (`nn.Linear`, or GPT-2's `Conv1D`) of a group, in its place in the model."""
 
+    base: Linear
+
     def __init__(self, base: Linear, group: BankGroup, index: int) -> None:
         super().__init__()
         self.base = base
         self.group = group
         self.index = index
+
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's own, for who takes an output layer apart."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
         return self.group.output(x, self.index)
@@ -366,6 +377,29 @@ class LoraBank:
         if not names:
             return constant_B1K
         return RowGates(constant_B1K if wanted else None, tuple(self._routed(name, gates) for name in names))
+
+    def learn(self, name: str, experts: bool) -> list[nn.Parameter]:
+        """Let gradients reach what a router learns and, with `experts`, the factors of all that are stacked.
+
+        In a fixed order; a gate of that router must have been made, and no other be made meanwhile.
+        """
+        guide, learned = self.routers[name].guide, []
+        for group in self._groups.values():
+            if (route := group.routes.get(name)) is not None:
+                learned += [] if route.score is None else [route.score.learn()]
+                learned += [part.learn() for part in (group.A, *(lift.B for lift in group.lifts))] if experts else []
+        return [*learned, *(guide.requires_grad_(True).parameters() if guide else ())]
+
+    def scores(self, name: str) -> dict[str, Tensor]:
+        """A router's rows by module, as they are now."""
+        routes = [group.routes[name] for group in self._groups.values() if name in group.routes]
+        width = self.routers[name].width
+        return {
+            module: rows.detach()
+            for route in routes
+            if route.score is not None
+            for module, rows in zip(route.modules, torch.split(route.score.weight_OI, width), strict=True)
+        }
 
     def _routed(self, name: str, gates: Sequence[Mapping[str, float]]) -> Routed:
         router = self.routers[name]

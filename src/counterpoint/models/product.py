@@ -13,6 +13,7 @@ and all else, and whatever needs a gradient, by `linear`.
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.functional import linear
 
 SMALL = 2**16
@@ -25,11 +26,17 @@ class Product:
     """`x W^T + b` with `W` `[O, I]` and `b` `[O]` or None, for `x` `[..., I]` of the weight's dtype and device."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
-        self.weight_OI = weight_OI
+        self.weight_OI: Tensor | Parameter = weight_OI
         self.bias_O = bias_O
         large = weight_OI.device.type == "cpu" and weight_OI.numel() >= SMALL
         self._tall = large and weight_OI.dtype == torch.float32
         self._packed = _packed(weight_OI) if large and weight_OI.dtype == torch.bfloat16 else None
+
+    def learn(self) -> Parameter:
+        """The weight as a parameter, which gradients reach from now on; without a packed copy, which would grow old."""
+        self._packed = None
+        self.weight_OI = Parameter(self.weight_OI)
+        return self.weight_OI
 
     def __call__(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():

@@ -118,7 +118,7 @@ def dpo_trainer(config: DpoConfig, rows: Sequence[Pair], base: Any, tokenizer: A
         "rejected_ids": [list(row.rejected_ids) for row in rows],
     }
     losses = {"sigmoid": 1.0, "sft": config.sft_weight} if config.sft_weight else {"sigmoid": 1.0}
-    return _Dpo(
+    return Dpo(
         model=base,
         ref_model=None if config.lora_rank else copy.deepcopy(base),
         peft_config=lora(config, "CAUSAL_LM"),
@@ -137,7 +137,7 @@ def dpo_trainer(config: DpoConfig, rows: Sequence[Pair], base: Any, tokenizer: A
     )
 
 
-class _Dpo(DPOTrainer):  # type: ignore[misc]
+class Dpo(DPOTrainer):  # type: ignore[misc]
     """TRL's trainer without tokenising by rules of its own, reporting its use over the network, and model cards."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
