@@ -21,6 +21,7 @@ from benchmarks.merge_adapters import adapter_merges
 from benchmarks.models import prepare, random_adapter, shapes_of
 from benchmarks.mope import bandwidth, mope_of_eight, mope_parts, mope_step, rebel_large, rebel_world
 from benchmarks.ours import Bench, gate, mixed, one, profiles
+from benchmarks.pmol import pmol_decode, pmol_decode_of_eight, pmol_memory, pmol_prefill, pmol_train, pmol_x_lora
 from benchmarks.timing import Row, in_turn, seconds
 from counterpoint.artifacts import write_json
 
@@ -137,6 +138,12 @@ PARTS: tuple[tuple[Callable[[Path, str], Iterator[Row]], tuple[str, ...]], ...] 
     (mope_parts, ("bfloat16", "float32")),
     (rebel_world, ("float32",)),
     (rebel_large, ("float32",)),
+    (pmol_decode, ("float32", "bfloat16")),
+    (pmol_decode_of_eight, ("float32",)),
+    (pmol_prefill, ("float32",)),
+    (pmol_x_lora, ("float32",)),
+    (pmol_train, ("float32",)),
+    (pmol_memory, ("float32",)),
     (merge.merge, ("float32", "bfloat16")),
     (merge.merge_adapters, ("float32",)),
     (adapter_merges, ("float32",)),

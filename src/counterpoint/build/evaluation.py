@@ -15,6 +15,8 @@ from counterpoint.artifacts import hash_files, make_once, read_json, write_json
 from counterpoint.build.answer import Answered, Entry, Progress, Texts, answer_entry, entry_requests
 from counterpoint.build.pairs import claim_folder
 from counterpoint.compose.weighers.controller import FILE, TENSORS
+from counterpoint.compose.weighers.gate import FILE as GATE_FILE
+from counterpoint.compose.weighers.gate import GATES, KINDS, LEARNED
 from counterpoint.data.responses import prompt_column
 from counterpoint.decode.band import METHODS, Band
 from counterpoint.decode.sampling import Sampling
@@ -101,13 +103,14 @@ def entries_for(
 ) -> tuple[list[Entry], dict[str, str]]:
     """The baselines and the methods asked for, or all that serve these profiles, with why the others do not.
 
+    Of gates, those that the band has: an Arrow that nobody made takes part where it is asked for.
     `strength` replaces the profiles' own; "best" is what the band found in training for each method. Raises
     CounterpointError where a method that was asked for cannot serve a profile, and for a strength that none can.
     """
     check_strength(strength)
     entries = [Entry(name, name) for name in REFERENCES]
     left_out: dict[str, str] = {}
-    for method in methods or METHODS:
+    for method in methods or [name for name in METHODS if name not in KINDS or name in band.gates]:
         if method in REFERENCES:
             continue
         entry = Entry(method, method, band.file.strengths.get(method) if strength == "best" else strength)
@@ -148,10 +151,11 @@ def answer_all(band: Band, folder: Path, trial: Trial, stages: Stages, work: Pat
     why = f"{len(entries)} methods for {len(profiles)} profiles on {len(prompts)} prompts: {count} answers"
     with stages.stage("answers", why) as bar:
         inputs = {} if work is None else inputs_of(folder, trial)
-        steered = {} if work is None else controller_of(folder)
         places = [None if work is None else work / entry.name for entry in entries]
         return tuple(
-            answers_of(band, entry, trial, inputs | (steered if entry.method == "mope" else {}), place, bar)
+            answers_of(
+                band, entry, trial, inputs | ({} if work is None else steered_by(folder, entry.method)), place, bar
+            )
             for entry, place in zip(entries, places, strict=True)
         )
 
@@ -224,10 +228,14 @@ def inputs_of(folder: Path, trial: Trial) -> dict[str, str]:
     }
 
 
-def controller_of(folder: Path) -> dict[str, str]:
-    """The hash of what answers of the method mope depend on besides; nothing for a band without a controller."""
-    parts = [path for name in (FILE, "config.json", TENSORS) if (path := folder / "controller" / name).exists()]
-    return {"controller": hash_files(*parts)} if parts else {}
+def steered_by(folder: Path, method: str) -> dict[str, str]:
+    """The hash of what answers of a method depend on besides: a controller, or a gate with its own experts."""
+    if method == "mope":
+        parts = [folder / "controller" / name for name in (FILE, "config.json", TENSORS)]
+    else:
+        parts = [folder / GATES / method / name for name in (GATE_FILE, LEARNED, "experts")]
+    found = [path for path in parts if path.exists()]
+    return {"controller" if method == "mope" else "gate": hash_files(*found)} if found else {}
 
 
 def answers_of(

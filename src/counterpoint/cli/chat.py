@@ -132,6 +132,7 @@ def reply(band: "Band", prompt: str, profile: str, method: str, sampling: Any, a
     text = band.chat(prompt, profile or None, method, sampling)
     if not as_json:
         return text
+    from counterpoint.compose.weighers.gate import KINDS
     from counterpoint.profiles import parse_profile
     from counterpoint.profiles.bounds import acting
 
@@ -142,7 +143,7 @@ def reply(band: "Band", prompt: str, profile: str, method: str, sampling: Any, a
         {
             "prompt": prompt,
             "response": text,
-            "method": method if given else "base",
+            "method": method if given or (method in KINDS and wanted is None) else "base",
             **(as_dict(given) or {}),
             "asked": as_dict(wanted),
             "bounds": {name: {"asked": asked, "in_force": found} for name, (asked, found) in held.items()},

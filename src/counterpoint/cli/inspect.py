@@ -1,6 +1,7 @@
 """`counterpoint inspect`."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from rich.table import Table
 from counterpoint.cli.app import AsJson, BandFolder, app, out
 
 if TYPE_CHECKING:
+    from counterpoint.build.examine_gates import FoundGate
     from counterpoint.compose.weighers.controller import Controller
     from counterpoint.models.examine import Base, Examined
 
@@ -19,15 +21,18 @@ if TYPE_CHECKING:
 @app.command()
 def inspect(band: BandFolder, as_json: AsJson = False) -> None:
     """Show what a band holds, and everything that is wrong with it; exit code 1 where anything is."""
+    from counterpoint.build.examine_gates import examine_gates
     from counterpoint.models.examine import examine
 
     found = examine(band)
     controller = controller_of(band, found)
+    gates = examine_gates(band, found)
     ask_servers(found)
     if as_json:
-        print(json.dumps(as_dict(found) | {"controller": controller}, indent=1))
+        told = {"controller": controller, "gates": {kind: vars(gate) for kind, gate in gates.items()}}
+        print(json.dumps(as_dict(found) | told, indent=1))
     else:
-        show(found, str(band), controller)
+        show(found, str(band), controller, list(gates.values()))
     if found.problems:
         raise typer.Exit(1)
 
@@ -92,7 +97,7 @@ def as_dict(found: "Examined") -> dict[str, object]:
     }
 
 
-def show(found: "Examined", name: str, controller: dict[str, Any] | None) -> None:
+def show(found: "Examined", name: str, controller: dict[str, Any] | None, gates: "Sequence[FoundGate]") -> None:
     """The same for people."""
     from counterpoint.profiles import format_bounds, parse_bounds
 
@@ -113,6 +118,8 @@ def show(found: "Examined", name: str, controller: dict[str, Any] | None) -> Non
         say(f"reward models: {', '.join(found.rewards)}")
     if controller is not None:
         say(f"controller: {summary(controller)}")
+    for gate in gates:
+        say_gate(gate)
     if found.unused:
         say(f"in experts/, but not in band.json: {', '.join(found.unused)}")
     for problem in found.problems:
@@ -125,6 +132,18 @@ def summary(controller: dict[str, Any]) -> str:
     options = ", ".join(f"{name} {controller[name]}" for name in names)
     trained = f"{controller['iterations']} iterations, last reward {controller['last_reward']:.3f}"
     return f"{controller['kind']} over {', '.join(controller['experts'])}; {options}; {trained}"
+
+
+def say_gate(gate: "FoundGate") -> None:
+    """A gate in one line, and one more for what it makes of data on each dimension."""
+    groups = "; ".join(f"{name}: {', '.join(experts)}" for name, experts in gate.experts.items())
+    whose = "experts of its own" if gate.own else "adapters of the band"
+    size = "" if gate.parameters is None else f", {gate.parameters:,} parameters"
+    settings = "".join(f", {name} {value}" for name, value in gate.settings.items())
+    say(f"gate {gate.kind} over {whose} ({groups}) in {gate.layers} layers{size}{settings}")
+    for name, found in (gate.means or {}).items():
+        shares = ", ".join(f"{group} {share:.0%}" for group, share in found["mass"].items())
+        say(f"  a token of {name} goes to {shares}, none {found['empty']:.0%}; entropy {found['entropy']:.2f} nats")
 
 
 def table_of(found: "Examined") -> Table:

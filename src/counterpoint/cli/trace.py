@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from counterpoint.compose.plan import Plan
     from counterpoint.decode.band import Band
     from counterpoint.decode.sampling import Sampling
+    from counterpoint.evaluate.gate_trace import GroupShares
     from counterpoint.evaluate.trace_page import Traced, TracedToken
 
 MIXTURES = ("mixture-prob", "mixture-log", "mope")
@@ -64,12 +65,14 @@ def trace(
     dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
-    """Answer with a mixture, and show which expert said which token."""
+    """Answer with a mixture or a gate, and show which expert said which token; a gate's is a table, not a page."""
     from counterpoint.decode.sampling import Sampling
     from counterpoint.evaluate.trace_page import check_page, numbers, write_page
     from counterpoint.profiles import format_profile, parse_profile
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    if is_gate(method):
+        return trace_gate(load_band(band, threads, device, dtype), prompt, profile, str(method), sampling, to, as_json)
     page = to or (None if as_json else PAGE)
     if page:
         check_page(page)
@@ -97,13 +100,67 @@ def trace(
 
 def check_mixture(method: str) -> None:
     """Refuse a method that has one row, before anything is loaded; an unknown one is for the band to refuse."""
+    from counterpoint.compose.weighers.gate import KINDS
     from counterpoint.decode.band import METHODS
 
     if method in METHODS and method not in MIXTURES:
         raise CounterpointError(
             f"--method {method} answers with one distribution, which says every token alone; those that mix several "
-            f"can be traced: {', '.join(MIXTURES)}"
+            f"can be traced: {', '.join(MIXTURES)}, and gates, which share every token: {', '.join(KINDS)}"
         )
+
+
+def is_gate(method: str | None) -> bool:
+    """Whether a method shares each token inside the model."""
+    from counterpoint.compose.weighers.gate import KINDS
+
+    return method in KINDS
+
+
+def trace_gate(
+    band: "Band", prompt: str, profile: str, method: str, sampling: "Sampling", page: Path | None, as_json: bool
+) -> None:
+    """Answer by a gate, and show what each group of its experts had of every token."""
+    from counterpoint.evaluate.gate_trace import group_shares
+    from counterpoint.evaluate.trace_page import pieces
+    from counterpoint.profiles import format_profile, parse_profile
+
+    if page is not None:
+        raise CounterpointError(
+            f"--out {page}: pages are of mixtures ({', '.join(MIXTURES)}); pass --json for {method}"
+        )
+    wanted = parse_profile(profile, band.dimensions)
+    (row,) = band.plan(wanted, method).rows
+    if not row.gate:
+        raise CounterpointError(f"the band's bounds leave nothing of the profile {profile!r}: the base answers alone")
+    request = band.request(band.prompt(prompt), band.plan(wanted, method), sampling)
+    (said,) = band.run([request])
+    found = group_shares(band.bank, row.gate, request.contexts[0], said.tokens)
+    texts = list(pieces(said.tokens, lambda ids: band.tokenizer.decode(list(ids), skip_special_tokens=True)))
+    if as_json:
+        tokens = [
+            {"text": text, "shares": dict(zip(found.groups, share_G, strict=True)), "none": left(share_G)}
+            for text, share_G in zip(texts, found.share_TG, strict=True)
+        ]
+        about = {"prompt": prompt, "response": said.text, "method": method, "profile": format_profile(wanted)}
+        print(json.dumps({**about, "groups": list(found.groups), "tokens": tokens}, ensure_ascii=False))
+        return
+    out.print(gate_table(texts, found))
+    out.print("shares of the experts, as the mean over layers", style="dim")
+
+
+def left(share_G: Sequence[float]) -> float:
+    """What of a token goes to nobody."""
+    return max(0.0, 1 - sum(share_G))
+
+
+def gate_table(texts: Sequence[str], found: "GroupShares") -> Table:
+    """A row per token: what each group of experts had of it, and what went to nobody."""
+    shown = Table("token", *found.groups, "none", box=None)
+    for text, share_G in zip(texts, found.share_TG, strict=True):
+        cells = (f"{share:.0%}" for share in (*share_G, left(share_G)))
+        shown.add_row(Text(json.dumps(text, ensure_ascii=False)), *cells)
+    return shown
 
 
 def respond(band: "Band", prompt: str, plan: "Plan", sampling: "Sampling", settings: str) -> "tuple[Traced, str]":

@@ -19,7 +19,7 @@ from counterpoint.compose.plan import CONTROLLER, Plan, Row
 from counterpoint.compose.weighers.arrow import arrow_scores
 from counterpoint.compose.weighers.constant import constant
 from counterpoint.compose.weighers.controller import Controller, check_vocabulary, load_parts, read_controller
-from counterpoint.compose.weighers.gate import KINDS, Gate, Opened, gate_over, open_gate
+from counterpoint.compose.weighers.gate import FILE, GATES, KINDS, Gate, Opened, gate_over, open_gate, read_gate
 from counterpoint.data.chat import prompt_ids, with_request
 from counterpoint.decode.engine import Engine, Request
 from counterpoint.decode.rows import Rows
@@ -88,8 +88,8 @@ class Band:
             band.engine = band._engine()
         adapters = {entry.name: Path(paths[entry.name]) for entry in file.experts if entry.kind == "adapter"}
         for kind in KINDS:
-            if (folder / "gates" / kind).exists():
-                band._unread_gates[kind] = partial(open_gate, folder / "gates" / kind, adapters)
+            if (folder / GATES / kind).exists():
+                band._unread_gates[kind] = partial(open_for, folder / GATES / kind, adapters, file.base_hash)
         return band
 
     @classmethod
@@ -201,6 +201,11 @@ class Band:
             longest = int(model.model.config.max_position_embeddings)
             self.whole[CONTROLLER] = Whole(self.tokenizer, longest, lambda: Rows(model.model, model))
 
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """The kinds of gates that the band has, read or not; an Arrow that nobody made is not among them."""
+        return tuple(kind for kind in KINDS if kind in self._gates or kind in self._unread_gates)
+
     def gate(self, kind: str) -> Gate:
         """The gate of a kind: of the band's folder, read when it is first asked for; an Arrow can be made of any band.
 
@@ -221,6 +226,8 @@ class Band:
             if name in self.bank.experts:
                 self.bank.remove(name)
             self.bank.add(name, factors)
+        if opened.router.guide is not None:
+            opened.router.guide.to(self.model.device)
         self.bank.add_router(opened.gate.kind, opened.router)
         self._gates[opened.gate.kind] = opened.gate
 
@@ -405,6 +412,20 @@ class Band:
     def _text(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
+
+
+def open_for(folder: Path, adapters: Mapping[str, Path], base: str | None) -> Opened:
+    """Read a gate of a band with these adapters, on a base of this hash; None is one that no hash is known of.
+
+    Raises CounterpointError that names the file at fault, and for a gate that was trained on another base.
+    """
+    trained_on = read_gate(folder).base
+    if None not in (trained_on, base) and trained_on != base:
+        raise CounterpointError(
+            f"{folder / FILE}: it was made on another base than the band's (hash {str(trained_on)[:12]}, the band's "
+            f"is {str(base)[:12]}); train it again with `counterpoint train gate`"
+        )
+    return open_gate(folder, adapters)
 
 
 def _whole(base: str, base_tokenizer: Any, path: str, dtype: torch.dtype, device: str | torch.device) -> Whole:

@@ -153,11 +153,8 @@ class BankGroup:
         self._outputs: tuple[Tensor, ...] = ()
         self._unread = 0
 
-    def stack(self, experts: Sequence[LoraFactors]) -> list[Factors]:
-        """Take the active experts' factors, and give each one's back as views of the stack.
-
-        An expert without factors for a layer leaves it as it is.
-        """
+    def stack(self, experts: Sequence[LoraFactors]) -> None:
+        """Take the active experts' factors. An expert without factors for a layer leaves it as it is."""
         runs = [
             (layer, k, *expert.factors[module])
             for layer, module in enumerate(self.modules)
@@ -167,23 +164,28 @@ class BankGroup:
         self.layout = tuple((k, len(a)) for _, k, a, _ in runs)
         self.owners = tuple(layer for layer, *_ in runs)
         self.lifts, self.routes, self._x = [], {}, None
-        views: list[Factors] = [{} for _ in experts]
         if runs:
             self.A = Product(torch.cat([a for _, _, a, _ in runs]).to(self.base.weight_OI))
             for layer in dict.fromkeys(self.owners):
-                self._stack_layer(layer, [(k, b) for own, k, _, b in runs if own == layer], views)
-        return views
+                self._stack_layer(layer, [b for own, _, _, b in runs if own == layer])
 
-    def _stack_layer(self, layer: int, b_K: Sequence[tuple[int, Tensor]], views: Sequence[Factors]) -> None:
-        b_OC = torch.cat([b for _, b in b_K], dim=1).to(self.base.weight_OI)
+    def _stack_layer(self, layer: int, b_K: Sequence[Tensor]) -> None:
+        b_OC = torch.cat(list(b_K), dim=1).to(self.base.weight_OI)
         top, left = sum(self.widths[:layer]), self.lifts[-1].columns.stop if self.lifts else 0
         columns = slice(left, left + b_OC.shape[1])
         self.lifts.append(Lift(slice(top, top + self.widths[layer]), columns, Product(b_OC)))
-        for k, b in b_K:
-            own = slice(left, left + b.shape[1])
-            b_OR = b_OC[:, own.start - columns.start : own.stop - columns.start]
-            views[k][self.modules[layer]] = (self.A.weight_OI[own], b_OR)
-            left = own.stop
+
+    def factors(self, k: int) -> Factors:
+        """The active expert k's factors as they are now: views of the stack."""
+        lift_of = dict(zip(dict.fromkeys(self.owners), self.lifts, strict=True))
+        found, left = {}, 0
+        for layer, (expert, rank) in zip(self.owners, self.layout, strict=True):
+            if expert == k:
+                lift = lift_of[layer]
+                b_OR = lift.B.weight_OI[:, left - lift.columns.start :][:, :rank]
+                found[self.modules[layer]] = (self.A.weight_OI[left : left + rank].detach(), b_OR.detach())
+            left += rank
+        return found
 
     def route(self, name: str, router: Router, active: Sequence[str]) -> None:
         """Let a router gate those of its modules that are in this group."""
@@ -390,6 +392,12 @@ class LoraBank:
                 learned += [part.learn() for part in (group.A, *(lift.B for lift in group.lifts))] if experts else []
         return [*learned, *(guide.requires_grad_(True).parameters() if guide else ())]
 
+    def factors(self, name: str) -> LoraFactors:
+        """An active expert's factors as they are now, in the type in which they are learned."""
+        k = self._active.index(name)
+        found = {module: pair for group in self._groups.values() for module, pair in group.factors(k).items()}
+        return LoraFactors({module: found[module] for module in self.experts[name].factors})
+
     def scores(self, name: str) -> dict[str, Tensor]:
         """A router's rows by module, as they are now."""
         routes = [group.routes[name] for group in self._groups.values() if name in group.routes]
@@ -434,18 +442,16 @@ class LoraBank:
         if wanted <= set(self._active) and len(self._active) <= max(SPARE, 2 * len(wanted)):
             return
         names = tuple(name for name in self.experts if name in wanted)
-        views: list[Factors] = [{} for _ in names]
         for group in self._groups.values():
-            for own, more in zip(views, group.stack([self.experts[name] for name in names]), strict=True):
-                own |= more
-        for name, view in zip(names, views, strict=True):
-            given = self.experts[name].factors
+            group.stack([self.experts[name] for name in names])
+        self._active = names
+        for name in names:
+            given, stacked = self.experts[name].factors, self.factors(name)
             if all(
                 given[module][0].dtype == a.dtype and given[module][0].device == a.device
-                for module, (a, _) in view.items()
+                for module, (a, _) in stacked.factors.items()
             ):
-                self.experts[name] = LoraFactors({module: view[module] for module in given})
-        self._active = names
+                self.experts[name] = stacked
 
     def _linear(self, name: str, module: str) -> Linear:
         try:

@@ -37,7 +37,10 @@ class Part:
 
 @dataclass
 class Examined:
-    """What was found; `unused` are folders in `experts` of which `band.json` knows nothing."""
+    """What was found; `unused` are folders in `experts` of which `band.json` knows nothing.
+
+    `model` is the base as shapes alone, against which what belongs to it can be checked; None where it has problems.
+    """
 
     file: BandFile
     base: Base
@@ -45,6 +48,7 @@ class Examined:
     rewards: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    model: Any = None
 
     def attempt(self, look: Callable[[], T]) -> T | None:
         """What `look` finds, or None where it meets a problem, which is kept."""
@@ -61,9 +65,9 @@ def examine(folder: Path) -> Examined:
     found = Examined(file, Base())
     _examine_base(folder, found)
     base = found.base.path
-    model = None if base is None else found.attempt(lambda: skeleton(base))
+    found.model = None if base is None else found.attempt(lambda: skeleton(base))
     for entry in file.experts:
-        found.experts[entry.name] = _examine_expert(folder, found, entry, model)
+        found.experts[entry.name] = _examine_expert(folder, found, entry)
     names = {entry.name for entry in file.experts if entry.kind == "adapter"}
     found.unused = [name for name in _folders(folder / "experts") if name not in names]
     found.rewards = _folders(folder / "rewards")
@@ -91,7 +95,7 @@ def _hash_state(file: BandFile, path: Path) -> str:
     return "as recorded" if stamp_model(path) == file.base_stamp else "as recorded, but hashed anew at each load"
 
 
-def _examine_expert(folder: Path, found: Examined, entry: ExpertEntry, model: Any) -> Part:
+def _examine_expert(folder: Path, found: Examined, entry: ExpertEntry) -> Part:
     path = found.attempt(lambda: expert_path(folder, entry, trust_stamp=False))
     if path is None:
         return Part(entry.kind, None, None)
@@ -100,8 +104,8 @@ def _examine_expert(folder: Path, found: Examined, entry: ExpertEntry, model: An
     if entry.kind == "endpoint":
         return Part(entry.kind, None, None)
     adapter = found.attempt(lambda: read_adapter(Path(path)))
-    if adapter is not None and model is not None:
-        found.attempt(lambda: LoraBank(model).add(entry.name, adapter))
+    if adapter is not None and found.model is not None:
+        found.attempt(lambda: LoraBank(found.model).add(entry.name, adapter))
     return Part(entry.kind, None if adapter is None else adapter.size, found.base.longest)
 
 

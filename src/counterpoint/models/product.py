@@ -33,9 +33,12 @@ class Product:
         self._packed = _packed(weight_OI) if large and weight_OI.dtype == torch.bfloat16 else None
 
     def learn(self) -> Parameter:
-        """The weight as a parameter, which gradients reach from now on; without a packed copy, which would grow old."""
+        """The weight as a parameter in float32, which gradients reach from now on.
+
+        Of a weight in half precision that is a copy, for use under autocast. A packed copy would grow old.
+        """
         self._packed = None
-        self.weight_OI = Parameter(self.weight_OI)
+        self.weight_OI = Parameter(self.weight_OI.float())
         return self.weight_OI
 
     def __call__(self, x: Tensor) -> Tensor:

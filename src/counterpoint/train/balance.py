@@ -16,8 +16,8 @@ where Q is what each sample gives each expert. Minimising it makes I Q equal, so
 the published code has 1 + delta there, and the group that it names gets less.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -29,31 +29,51 @@ LEAST = 1e-8
 """Shares and targets are held above it before a logarithm."""
 
 
-def targets(groups: Sequence[str], s_c: Sequence[float], target: Target) -> Tensor:
-    """D `[G, K]`: for data of each distinct group, in order of appearance, the shares that its tokens should give.
+def targets(groups: Sequence[str], soft: Mapping[str, float], target: Target) -> Tensor:
+    """D `[D, K]`: for data on each dimension of `soft`, in its order, the shares that its tokens should give.
 
-    `groups` names the group of each of K experts, and `s_c` has a soft constraint for each of the G groups. In and out
-    of the group a weight is, before all are divided by their sum,
+    `groups` names the dimension of each of K experts. In and out of the data's own group of m experts, a weight is,
+    before all are divided by their sum and with c the soft constraint of the dimension,
 
-        ratio    1          and  s_c               s_c = 1: even, 0: the group alone
-        mass     s_c / m    and  (1 - s_c)/(K - m) s_c is what the group of m experts gets
-        loramoe  1 + s_c    and  1 - s_c
+        ratio    1        and  c                  c = 1: even, 0: the group alone
+        mass     c / m    and  (1 - c) / (K - m)  c is what the group gets
+        loramoe  1 + c    and  1 - c
+
+    Raises CounterpointError for another target, a constraint outside [0, 1], and a dimension without an expert.
     """
-    names = list(dict.fromkeys(groups))
-    rows = []
-    for name, c in zip(names, s_c, strict=True):
+    if target not in get_args(Target):
+        raise CounterpointError(f"target is {target!r}; it must be one of {', '.join(get_args(Target))}")
+    mine_DK, c_D1 = _groups(groups, soft)
+    m_D1 = mine_DK.sum(1, keepdim=True)
+    inside, outside = {
+        "ratio": (torch.ones_like(c_D1), c_D1),
+        "mass": (c_D1 / m_D1, (1 - c_D1) / (len(groups) - m_D1).clamp_min(1)),
+        "loramoe": (1 + c_D1, 1 - c_D1),
+    }[target]
+    weight_DK = torch.where(mine_DK, inside, outside)
+    return weight_DK / weight_DK.sum(1, keepdim=True)
+
+
+def importance(groups: Sequence[str], soft: Mapping[str, float]) -> Tensor:
+    """I `[D, K]` of LoRAMoE: for data on each dimension of `soft`, 1 - delta of its own experts and 1 + delta else.
+
+    `groups`, the order and the errors are those of `targets`, and delta is the dimension's soft constraint.
+    """
+    mine_DK, delta_D1 = _groups(groups, soft)
+    return torch.where(mine_DK, 1 - delta_D1, 1 + delta_D1)
+
+
+def _groups(groups: Sequence[str], soft: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    """Whether an expert serves a dimension, `[D, K]`, and the soft constraint of each dimension, `[D, 1]`."""
+    for name, c in soft.items():
         if not 0 <= c <= 1:
-            raise CounterpointError(f"the soft constraint of {name!r} is {c:g}; expected 0 to 1")
-        mine = torch.tensor([group == name for group in groups])
-        m, others = int(mine.sum()), int((~mine).sum())
-        inside, outside = {
-            "ratio": (1.0, c),
-            "mass": (c / m, (1 - c) / max(others, 1)),
-            "loramoe": (1 + c, 1 - c),
-        }[target]
-        weight_K = torch.where(mine, inside, outside)
-        rows.append(weight_K / weight_K.sum())
-    return torch.stack(rows)
+            raise CounterpointError(f"the soft constraint of {name!r} is {c:g}; it must lie in [0, 1]")
+        if name not in groups:
+            raise CounterpointError(
+                f"there is data on {name!r} and no expert of it; experts are of {', '.join(groups)}"
+            )
+    mine_DK = torch.tensor([[group == name for group in groups] for name in soft])
+    return mine_DK, torch.tensor(list(soft.values()))[:, None]
 
 
 def group_soft_loss(share_BTJK: Tensor, target_BK: Tensor, mask_BT: Tensor, renormalise: bool) -> Tensor:
@@ -65,14 +85,13 @@ def group_soft_loss(share_BTJK: Tensor, target_BK: Tensor, mask_BT: Tensor, reno
     return (kl_BTJ.mean(-1) * mask).sum() / mask.sum().clamp_min(1)
 
 
-def localised_balance(share_BTJK: Tensor, mine_BK: Tensor, mask_BT: Tensor, delta: float) -> Tensor:
-    """var(I Q) / mean(I Q)^2 over samples and experts, the mean over the J layers; `mine` is 1 for a sample's group.
+def localised_balance(share_BTJK: Tensor, importance_BK: Tensor, mask_BT: Tensor) -> Tensor:
+    """var(I Q) / mean(I Q)^2 over samples and experts, the mean over the J layers.
 
-    Q `[B, K]` is the mean share over a sample's tokens, I is 1 - delta for its own group and 1 + delta elsewhere, so
-    that of two equal groups the own one gets (1 + delta) / 2.
+    Q `[B, K]` is the mean share over a sample's tokens. Of two equal groups the own one gets (1 + delta) / 2.
     """
     mask = mask_BT.to(share_BTJK)[..., None, None]
     q_BJK = (share_BTJK * mask).sum(1) / mask.sum(1).clamp_min(1)
-    z_BJK = q_BJK * (1 + delta * (1 - 2 * mine_BK.to(q_BJK)))[:, None]
-    variance, mean = torch.var_mean(z_BJK.transpose(0, 1).flatten(1), dim=-1, correction=0)
-    return (variance / mean.square()).mean()
+    z_JN = (q_BJK * importance_BK[:, None]).transpose(0, 1).flatten(1)
+    variance_J, mean_J = torch.var_mean(z_JN, dim=-1, correction=0)
+    return (variance_J / mean_J.square()).mean()

@@ -15,59 +15,63 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from datasets import Dataset
 from torch import Tensor
-from trl import DPOConfig
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from counterpoint.artifacts import make_once
-from counterpoint.compose.weighers.gate import GUIDE, Gate, GateExpert, write_gate
+from counterpoint.artifacts import make_once, write_json
+from counterpoint.compose.weighers.gate import GUIDE, Gate, write_gate
 from counterpoint.data.examples import Pair, of_dimension, pairs
-from counterpoint.models.adapter import LoraFactors, weight_OI
-from counterpoint.models.bank import LoraBank, together
-from counterpoint.models.gates import RULES, Guide, Kind, Router
+from counterpoint.models.adapter import LoraFactors
+from counterpoint.models.bank import LoraBank
+from counterpoint.models.gates import RULES, Kind
 from counterpoint.models.load import load_tokenizer
-from counterpoint.train.balance import Target, group_soft_loss, localised_balance, targets
+from counterpoint.train.balance import Target, group_soft_loss, importance, localised_balance, targets
 from counterpoint.train.batches import batch_order
+from counterpoint.train.dpo import check_beta
+from counterpoint.train.gate_log import means, routing_log
+from counterpoint.train.gate_start import Given as Given
+from counterpoint.train.gate_start import check_given, new_entries, new_factors, target_modules, untrained
 from counterpoint.train.policy import twin_of
-from counterpoint.train.routing import Learner, OwnLoss, RoutedPairs, RoutedSft
+from counterpoint.train.routing import Learner, OwnLoss, imitation_trainer, measure, pair_trainer
 from counterpoint.train.run import (
+    RECORD,
     Progress,
     Schedule,
     TrainResult,
-    arguments,
     base_model,
     inputs_of,
     keep_short,
     result,
     run,
     seeded,
-    write_record,
 )
-from counterpoint.train.sft import IGNORED, collate
-from counterpoint.types import Comparison
+from counterpoint.types import Comparison, CounterpointError
 
 Learn = Literal["all", "router"]
-PAIR_LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "hinge": "hinge", "robust": "robust"}
+TRAINED: tuple[Kind, ...] = ("pmol", "loramoe", "x-lora")
+"""The kinds of gates that are trained here."""
+PAIR_LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "hinge": "hinge"}
 """Losses of pairs by our names, and by those of TRL."""
+ROUTING = "routing.json"
+MEASURED = 32
+"""Of so many chosen responses on each dimension `routing.json` says how they were routed."""
 
 
 @dataclass(frozen=True)
 class GateConfig:
     """How a gate is learned over the comparisons of `dimensions`.
 
-    `loss` is "dpo", another of `PAIR_LOSSES`, or "sft". `per_group` new experts of rank `lora_rank` are made for each
-    dimension where none are given. `soft` is PMoL's s_c, of each dimension by name or of all (`target` and
-    `renormalise` as in `train/balance.py`); LoRAMoE reads it as its delta. `balance` weighs that loss, 0 leaves it out.
-    `learn` is what moves: "all" or the "router" alone. `depth`, `width` and `layerwise` are of X-LoRA's classifier.
-    The other fields are those of `DpoConfig`, without `lora_dropout`. The learning rate is larger than there, since an
-    expert is moved by its share of each token only.
+    `loss` is one of `PAIR_LOSSES`, to which `sft_weight` adds imitation as in `DpoConfig`, or "sft". `per_group` new
+    experts of rank `lora_rank` are made for each dimension where none are given; `empty` is PMoL's empty expert.
+    `balance` weighs the gate's own loss, 0 leaves it out. `soft` is PMoL's s_c, of each dimension by name or of all
+    (`target` and `renormalise` as in `train/balance.py`); LoRAMoE reads it as its delta. `learn` is what moves: "all"
+    or the "router" alone. `depth`, `width` and `layerwise` are of X-LoRA's classifier. The other fields are those of
+    `DpoConfig`. The learning rate is larger than there, since an expert is moved by its share of each token only.
     """
 
     model: str
@@ -94,7 +98,6 @@ class GateConfig:
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_targets: str | tuple[str, ...] = "all-linear"
-    lora_dropout: float = field(default=0.0, init=False)
     warmup: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -102,16 +105,60 @@ class GateConfig:
     max_length: int = 1024
     checkpoint_every: int = 0
     bf16: bool = False
-    activation_checkpointing: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        _check_names(self)
+        _check_numbers(self)
+        _check_soft(self)
 
     @property
-    def soft_of(self) -> list[float]:
+    def lora_dropout(self) -> float:
+        """Nothing is dropped from what an expert reads."""
+        return 0.0
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """A forward that is done again in the backward pass would be done without its gate."""
+        return False
+
+    @property
+    def soft_of(self) -> dict[str, float]:
         """s_c by dimension."""
         given = self.soft
-        return [given[name] if isinstance(given, Mapping) else given for name in self.dimensions]
+        return {name: given[name] if isinstance(given, Mapping) else given for name in self.dimensions}
 
 
-Given = tuple[GateExpert, LoraFactors]
+def _check_names(config: GateConfig) -> None:
+    if config.kind not in TRAINED:
+        instead = {"arrow": "; arrow has nothing to train", "phatgoose": "; train_phatgoose trains that"}
+        known = ", ".join(TRAINED)
+        raise CounterpointError(f"kind is {config.kind!r}; it must be one of {known}{instead.get(config.kind, '')}")
+    allowed = {"loss": (*PAIR_LOSSES, "sft"), "learn": get_args(Learn), "target": get_args(Target)}
+    for name, values in allowed.items():
+        if (value := getattr(config, name)) not in values:
+            raise CounterpointError(f"{name} is {value!r}; it must be one of {', '.join(values)}")
+    if not config.dimensions or len(set(config.dimensions)) < len(config.dimensions):
+        raise CounterpointError(f"dimensions are {config.dimensions}; name one or more, and none twice")
+
+
+def _check_numbers(config: GateConfig) -> None:
+    check_beta(config.beta)
+    for name in ("balance", "sft_weight"):
+        if not 0 <= (value := getattr(config, name)) < math.inf:
+            raise CounterpointError(f"{name} is {value}; it must be at least 0")
+    for name in ("per_group", "depth", "width", "lora_rank", "lora_alpha"):
+        if (value := getattr(config, name)) < 1:
+            raise CounterpointError(f"{name} is {value}; it must be at least 1")
+
+
+def _check_soft(config: GateConfig) -> None:
+    given = config.soft
+    if isinstance(given, Mapping) and (differ := sorted(given.keys() ^ set(config.dimensions))):
+        known = ", ".join(config.dimensions)
+        raise CounterpointError(f"soft must name each dimension once, and differs in {differ[0]!r}; they are: {known}")
+    for name, value in config.soft_of.items():
+        if not 0 <= value <= 1:
+            raise CounterpointError(f"soft is {value} for {name!r}; it must lie in [0, 1]")
 
 
 def train_gate(
@@ -122,12 +169,15 @@ def train_gate(
     model: Any | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train a gate and write its folder to `out`.
+    """Train a gate and write its folder to `out`, with what its routers made of the data (`train/gate_log.py`).
 
     `experts` are adapters to start from, with the dimension that each serves; an expert with a hash is a band's own and
     stays there where the router alone is learned. Pass `model` where the base is loaded already; it is copied.
-    Resuming, dropping and errors are as in `train_dpo`.
+    Resuming, dropping and errors are as in `train_dpo`; CounterpointError also where the experts do not fit together
+    or with the data.
     """
+    if config.learn == "router" and not experts:
+        raise CounterpointError("learn is 'router' and there are no experts; new ones do nothing, so give trained ones")
     tokenizer = load_tokenizer(config.model)
     rows = [(i, c) for i, name in enumerate(config.dimensions) for c in of_dimension(comparisons, name)]
     found = pairs([c for _, c in rows], tokenizer)
@@ -141,7 +191,9 @@ def train_gate(
             trainer = gate_trainer(config, kept, group, learner, tokenizer, scratch / "work")
             losses = run(trainer, scratch / "work", progress)
         keep_gate(config, learner, experts, scratch)
-        write_record(scratch, losses, dropped)
+        write_json(scratch / ROUTING, routing_of(config, learner, kept, group))
+        log = routing_log(trainer.state.log_history)
+        write_json(scratch / RECORD, {"losses": list(losses), "dropped": dropped, "routing": log})
 
     return result(out, make_once(out, config, inputs, make))
 
@@ -156,82 +208,61 @@ def _fingerprint(group: Sequence[int], experts: Sequence[Given]) -> str:
 
 
 def new_learner(config: GateConfig, base: Any, experts: Sequence[Given]) -> Learner:
-    """The gate as it stands before the first step, in a bank around `base`: its reference is made before, by a twin."""
-    twin = twin_of(base)
+    """The gate as it stands before the first step, in a bank around `base`: its reference is made before, by a twin.
+
+    Where experts learn, alpha/r is outside of their `B`, as in PEFT: it is a factor of the steps that `B` takes.
+    """
+    base = base.to("cuda" if torch.cuda.is_available() else "cpu")
+    reference = None if config.loss == "sft" else twin_of(base)
+    factors = _start(config, base, experts)
+    gate = gate_of(config, experts, sorted(factors[0].factors))
+    scale = config.lora_alpha / config.lora_rank if config.learn == "all" else 1.0
     bank = LoraBank(base)
-    scale = config.lora_alpha / config.lora_rank
-    entries, factors = zip(*(experts or _new_experts(config, base)), strict=True)
-    for entry, own in zip(entries, factors, strict=True):
-        bank.add(entry.name, LoraFactors({module: (a.clone(), b / scale) for module, (a, b) in own.factors.items()}))
-    modules = tuple(sorted(factors[0].factors))
-    bank.add_router(config.kind, _new_router(config, base, entries, modules))
-    learner = Learner(bank, config.kind, config.learn == "all", scale, _own_loss(config, entries))
-    learner.reference = twin
-    return learner
+    for entry, own in zip(gate.experts, factors, strict=True):
+        bank.add(gate.bank_name(entry), _scaled(own, 1 / scale))
+    bank.add_router(config.kind, gate.router(untrained(gate, base)))
+    loss = own_loss(config, gate.groups)
+    return Learner(bank, config.kind, config.learn == "all", scale, loss, reference, config.dimensions)
 
 
-def _new_experts(config: GateConfig, base: Any) -> list[Given]:
-    """A group of LoRA experts for each dimension, as PEFT starts them: A by Kaiming, B zero."""
-    modules = [name for group in together(base) for name in group if _is_target(name, config.lora_targets, base)]
-    shape = {module: weight_OI(base.get_submodule(module)).shape for module in modules}
-
-    def factors() -> LoraFactors:
-        made = {}
-        for module, (out, into) in shape.items():
-            a_RI = torch.empty(config.lora_rank, into)
-            torch.nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5))
-            made[module] = (a_RI, torch.zeros(out, config.lora_rank))
-        return LoraFactors(made)
-
-    return [
-        (GateExpert(name=f"{name}-{i}", dimension=name), factors())
-        for name in config.dimensions
-        for i in range(config.per_group)
-    ]
+def _start(config: GateConfig, base: Any, experts: Sequence[Given]) -> list[LoraFactors]:
+    if experts:
+        check_given(experts, config.dimensions, base)
+        return [factors for _, factors in experts]
+    modules = target_modules(base, config.lora_targets)
+    return [new_factors(base, modules, config.lora_rank) for _ in range(len(config.dimensions) * config.per_group)]
 
 
-def _is_target(module: str, targets: str | tuple[str, ...], base: Any) -> bool:
-    if base.get_submodule(module) is base.get_output_embeddings():
-        return False
-    return targets == "all-linear" or module.rpartition(".")[2] in targets
+def _scaled(factors: LoraFactors, scale: float) -> LoraFactors:
+    return LoraFactors({module: (a, b * scale) for module, (a, b) in factors.factors.items()})
 
 
-def _new_router(config: GateConfig, base: Any, entries: Sequence[GateExpert], modules: tuple[str, ...]) -> Router:
-    """Scores start as Kaiming's, as in LoRAMoE; a guide's last map starts at zero, which is the mean of the experts."""
-    rule = replace(RULES[config.kind], empty=config.empty and RULES[config.kind].empty)
-    names, groups = tuple(e.name for e in entries), tuple(e.dimension for e in entries)
-    if rule.guided:
-        layers = len(modules) if config.layerwise else 1
-        guide = Guide(base.config.hidden_size, len(names), layers, config.depth, config.width)
-        for parameter in list(guide.layers)[-1].parameters():
-            torch.nn.init.zeros_(parameter)
-        return Router(rule, names, groups, {}, modules, guide)
-    scores = {}
-    for module in modules:
-        scores[module] = torch.empty(len(names) + rule.empty, weight_OI(base.get_submodule(module)).shape[1])
-        torch.nn.init.kaiming_uniform_(scores[module], a=math.sqrt(5))
-    return Router(rule, names, groups, scores, modules)
+def gate_of(config: GateConfig, experts: Sequence[Given], modules: Sequence[str]) -> Gate:
+    """The gate of a configuration. Experts that learn are its own, whatever band they came from."""
+    rule = RULES[config.kind]
+    entries = [entry for entry, _ in experts] or new_entries(config.dimensions, config.per_group)
+    if config.learn == "all":
+        entries = [entry.model_copy(update={"hash": None}) for entry in entries]
+    gate = Gate(kind=config.kind, experts=entries, modules=list(modules), empty=rule.empty and config.empty)
+    guide = {"depth": config.depth, "width": config.width, "layerwise": config.layerwise}
+    return gate.model_copy(update=guide) if rule.guided else gate
 
 
-def _own_loss(config: GateConfig, entries: Sequence[GateExpert]) -> OwnLoss | None:
-    if not config.balance or config.kind not in ("pmol", "loramoe"):
+def own_loss(config: GateConfig, groups: Sequence[str]) -> OwnLoss | None:
+    """What the shares of a gate are held to, times its weight; None for X-LoRA, and where its weight is 0."""
+    if not config.balance or config.kind == "x-lora":
         return None
-    groups = [entry.dimension for entry in entries]
+    loss: OwnLoss
     if config.kind == "pmol":
-        target_GK = targets(groups, config.soft_of, config.target)
+        table_DK = targets(groups, config.soft_of, config.target)
+        loss = partial(group_soft_loss, renormalise=config.renormalise)
+    else:
+        table_DK, loss = importance(groups, config.soft_of), localised_balance
 
-        def soft_loss(share: Tensor, group_B: Tensor, mask_BT: Tensor) -> Tensor:
-            target_BK = target_GK.to(share.device)[group_B]
-            return config.balance * group_soft_loss(share, target_BK, mask_BT, config.renormalise)
+    def weighed(share_BTJK: Tensor, dimension_B: Tensor, mask_BT: Tensor) -> Tensor:
+        return config.balance * loss(share_BTJK, table_DK.to(share_BTJK.device)[dimension_B], mask_BT)
 
-        return soft_loss
-    mine_GK = torch.tensor([[group == name for group in groups] for name in config.dimensions])
-    delta = config.soft_of[0]
-
-    def localised(share: Tensor, group_B: Tensor, mask_BT: Tensor) -> Tensor:
-        return config.balance * localised_balance(share, mine_GK.to(share.device)[group_B], mask_BT, delta)
-
-    return localised
+    return weighed
 
 
 def gate_trainer(
@@ -239,86 +270,31 @@ def gate_trainer(
 ) -> Any:
     """A trainer of the learner's parameters, by pairs or by the chosen responses alone."""
     order = batch_order([row.length for row in rows], config.batch * config.accumulate, config.steps, config.seed)
-    make = _sft if config.loss == "sft" else _pairs
-    trainer = make(config, [rows[i] for i in order], [group[i] for i in order], learner, tokenizer, work)
-    trainer.learner = learner
-    return trainer
-
-
-def _sft(
-    config: GateConfig, rows: Sequence[Pair], group: Sequence[int], learner: Learner, tokenizer: Any, work: Path
-) -> Any:
-    table = [
-        {
-            "input_ids": [*row.prompt_ids, *row.chosen_ids],
-            "labels": [*[IGNORED] * len(row.prompt_ids), *row.chosen_ids],
-            "group": i,
-        }
-        for row, i in zip(rows, group, strict=True)
-    ]
-    return RoutedSft(
-        model=learner.bank.model,
-        args=arguments(config, work, remove_unused_columns=False),
-        train_dataset=table,
-        data_collator=partial(_with_group, collate),
-    )
-
-
-def _pairs(
-    config: GateConfig, rows: Sequence[Pair], group: Sequence[int], learner: Learner, tokenizer: Any, work: Path
-) -> Any:
+    data = ([rows[i] for i in order], [group[i] for i in order])
+    if config.loss == "sft":
+        return imitation_trainer(config, *data, learner, work)
     losses = {PAIR_LOSSES[config.loss]: 1.0} | ({"sft": config.sft_weight} if config.sft_weight else {})
-    columns = {
-        "prompt_ids": [list(row.prompt_ids) for row in rows],
-        "chosen_ids": [list(row.chosen_ids) for row in rows],
-        "rejected_ids": [list(row.rejected_ids) for row in rows],
-        "group": list(group),
-    }
-    return RoutedPairs(
-        model=learner.bank.model,
-        ref_model=learner.reference,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_dict(columns),
-        data_collator=partial(_with_group, DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)),
-        args=arguments(
-            config,
-            work,
-            DPOConfig,
-            beta=config.beta,
-            loss_type=list(losses),
-            loss_weights=list(losses.values()),
-            max_length=None,
-            remove_unused_columns=False,
-        ),
-    )
-
-
-def _with_group(collate_rows: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {**collate_rows(rows), "group": torch.tensor([row["group"] for row in rows])}
+    return pair_trainer(config, *data, learner, tokenizer, work, losses, config.beta)
 
 
 def keep_gate(config: GateConfig, learner: Learner, given: Sequence[Given], folder: Path) -> None:
     """Write what was learned as a band's gate."""
     bank, router = learner.bank, learner.bank.routers[config.kind]
-    hashes = {entry.name: entry.hash for entry, _ in given} if config.learn == "router" else {}
-    entries = [
-        GateExpert(name=name, dimension=group, hash=hashes.get(name))
-        for name, group in zip(router.experts, router.groups, strict=True)
-    ]
-    gate = Gate(
-        kind=config.kind, experts=entries, modules=list(router.modules), empty=router.rule.empty,
-        top_k=router.rule.top_k, depth=config.depth, width=config.width, layerwise=config.layerwise,
-    )  # fmt: skip
-    own = {
-        entry.name: LoraFactors(
-            {m: (a.detach(), b.detach() * learner.scale) for m, (a, b) in bank.experts[entry.name].factors.items()}
-        )
-        for entry in entries
-        if entry.hash is None
-    }
-    learned = (
-        {GUIDE + name: part.detach() for name, part in router.guide.state_dict().items()}
-        if router.guide
-        else bank.scores(config.kind)
-    )
+    gate = gate_of(config, given, router.modules)
+    own = {e.name: _scaled(bank.factors(gate.bank_name(e)), learner.scale) for e in gate.experts if e.hash is None}
+    if router.guide:
+        learned = {GUIDE + name: part.detach() for name, part in router.guide.state_dict().items()}
+    else:
+        learned = bank.scores(config.kind)
     write_gate(folder, gate, learned, own, config.model)
+
+
+def routing_of(config: GateConfig, learner: Learner, rows: Sequence[Pair], group: Sequence[int]) -> dict[str, Any]:
+    """`routing.json`: what the routers make of the first chosen responses on each dimension, layer by layer."""
+    place = [[n for n, i in enumerate(group) if i == number][:MEASURED] for number in range(len(config.dimensions))]
+    chosen = [n for places in place for n in places]
+    router = learner.bank.routers[learner.name]
+    own = ([rows[n] for n in chosen], [group[n] for n in chosen])
+    layers, sums = measure(learner.bank, learner.gate, *own, len(config.dimensions), config.batch)
+    names = {"dimensions": list(config.dimensions), "groups": list(dict.fromkeys(router.groups))}
+    return {"layers": layers, **names, **means(sums, router.groups)}

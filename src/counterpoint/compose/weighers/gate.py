@@ -22,9 +22,10 @@ from counterpoint.models.gates import GATE, RULES, Guide, Kind, Router, Rule
 from counterpoint.profiles import Bounds
 from counterpoint.types import CounterpointError, Expert, Profile
 
-FILE, LEARNED = "gate.json", "gate.safetensors"
+GATES, FILE, LEARNED = "gates", "gate.json", "gate.safetensors"
 KINDS: tuple[Kind, ...] = get_args(Kind)
-GUIDE = "guide."
+GUIDE, FIRST = "guide.", "layers.0.weight"
+AGAIN = "train it again with `counterpoint train gate`"
 
 
 class GateExpert(BaseModel):
@@ -40,7 +41,8 @@ class GateExpert(BaseModel):
 class Gate(BaseModel):
     """`gate.json`: what kind it is, its experts in the order of its scores, and how scores become shares (`Rule`).
 
-    `depth`, `width` and `layerwise` are of X-LoRA's classifier; `modules` are the layers that the gate is in.
+    `depth`, `width` and `layerwise` are of X-LoRA's classifier; `modules` are the layers that the gate is in. `base` is
+    the hash of the base's weights and vocabulary, as `band.json` has it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -54,12 +56,17 @@ class Gate(BaseModel):
     depth: Annotated[int, Field(ge=1)] = 1
     width: Annotated[int, Field(ge=1)] = 2048
     layerwise: bool = False
+    base: str | None = None
 
     @model_validator(mode="after")
     def _check_experts(self) -> Self:
         names = [expert.name for expert in self.experts]
         if len(set(names)) < len(names):
             raise ValueError(f"an expert is there twice: {', '.join(names)}")
+        if self.top_k is not None and self.top_k > len(names):
+            raise ValueError(f"top_k is {self.top_k}, and there are {len(names)} experts")
+        if self.empty and not RULES[self.kind].empty:
+            raise ValueError(f"empty is true, and {self.kind} has no empty expert")
         return self
 
     @property
@@ -81,18 +88,30 @@ class Gate(BaseModel):
         return f"{self.kind}:{expert.name}" if expert.hash is None else expert.name
 
     def router(self, learned: Mapping[str, Tensor]) -> Router:
-        """The router over a bank's experts, with what was learned: scores by module, or a guide's parameters."""
-        guide = self._guide(learned) if self.rule.guided else None
+        """The router over a bank's experts, with what was learned: rows by module, or a guide's parameters."""
         names = tuple(self.bank_name(expert) for expert in self.experts)
-        return Router(self.rule, names, self.groups, {} if guide else dict(learned), tuple(self.modules), guide)
+        if not self.rule.guided:
+            rows = {name: layer_normed(rows_KI) for name, rows_KI in learned.items()} if self.rule.normed else learned
+            return Router(self.rule, names, self.groups, dict(rows), tuple(self.modules))
+        guide = self._guide(learned[GUIDE + FIRST].shape[1])
+        guide.load_state_dict({name.removeprefix(GUIDE): part for name, part in learned.items()}, assign=True)
+        return Router(self.rule, names, self.groups, {}, tuple(self.modules), guide.requires_grad_(False))
 
-    def _guide(self, learned: Mapping[str, Tensor]) -> Guide:
-        parts = {name.removeprefix(GUIDE): part for name, part in learned.items()}
-        layers = len(self.modules) if self.layerwise else 1
-        with torch.random.fork_rng(devices=[]):  # what it starts from is replaced by what was learned
-            guide = Guide(parts["layers.0.weight"].shape[1], len(self.experts), layers, self.depth, self.width)
-        guide.load_state_dict(parts)
-        return guide.requires_grad_(False)
+    def shapes(self, learned: Mapping[str, Tensor], reads: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """What must have been learned, by name; `reads` is the number of inputs of each module.
+
+        The first map of a guide says itself how many inputs it has: they are the base's hidden states.
+        """
+        if not self.rule.guided:
+            return {module: (len(self.experts) + self.empty, reads[module]) for module in self.modules}
+        first = learned.get(GUIDE + FIRST)
+        hidden = 1 if first is None or first.ndim != 2 else first.shape[1]
+        return {GUIDE + name: tuple(part.shape) for name, part in self._guide(hidden).state_dict().items()}
+
+    def _guide(self, hidden: int) -> Guide:
+        """A classifier without numbers."""
+        with torch.device("meta"):
+            return Guide(hidden, len(self.experts), len(self.modules) if self.layerwise else 1, self.depth, self.width)
 
     def plan(self, profile: Profile | None, bounds: Bounds) -> Plan:
         """One row, gated as the router says, with a profile's weights inside; without a profile as it was routed.
@@ -129,6 +148,15 @@ class Opened:
     experts: Mapping[str, LoraFactors]
 
 
+def layer_normed(rows_KI: Tensor) -> Tensor:
+    """LN(v) / sqrt(I) of each row, in float32: x . it, divided by the deviation of x, is LN(v) . LN(x) / sqrt(I).
+
+    Nothing is added to the variance, so that the scale of what was learned is nothing; a row of zeros stays zeros.
+    """
+    centred = rows_KI.float() - rows_KI.float().mean(-1, keepdim=True)
+    return torch.nn.functional.normalize(centred, dim=-1)
+
+
 def read_gate(folder: Path) -> Gate:
     """Read and check `gate.json`; CounterpointError names the file and each wrong field."""
     try:
@@ -139,25 +167,50 @@ def read_gate(folder: Path) -> Gate:
 
 
 def open_gate(folder: Path, experts: Mapping[str, Path]) -> Opened:
-    """Read a gate's folder. `experts` are where the band's adapters are, which must be those that it was made for."""
+    """Read a gate's folder. `experts` are where the band's adapters are, which must be those that it was made for.
+
+    Raises CounterpointError that names the file, and the tensor or the expert, at fault.
+    """
     gate = read_gate(folder)
     for expert in gate.experts:
         if expert.hash is not None:
             _check_same(folder, expert, experts)
     own = {gate.bank_name(e): read_adapter(folder / "experts" / e.name) for e in gate.experts if e.hash is None}
+    first = gate.experts[0]
+    like = own[gate.bank_name(first)] if first.hash is None else read_adapter(experts[first.name])
+    if differ := sorted(like.factors.keys() ^ set(gate.modules)):
+        raise CounterpointError(
+            f"{folder / FILE}: modules are not those that expert {first.name!r} adapts; they differ in {differ[0]!r}; "
+            f"{AGAIN}"
+        )
+    learned = read_learned(folder / LEARNED, gate, like)
+    return Opened(gate, gate.router(learned), own)
+
+
+def read_learned(path: Path, gate: Gate, like: LoraFactors) -> dict[str, Tensor]:
+    """What a gate over experts `like` this one has learned; CounterpointError names the tensor that is wrong."""
     try:
-        router = gate.router(load_file(folder / LEARNED))
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise CounterpointError(f"{folder / LEARNED}: {str(error).splitlines()[0]}") from None
-    return Opened(gate, router, own)
+        learned = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CounterpointError(f"{path}: not a readable safetensors file: {error}; {AGAIN}") from None
+    expected = gate.shapes(learned, {module: a.shape[1] for module, (a, _) in like.factors.items()})
+    if differ := sorted(learned.keys() ^ expected.keys()):
+        what = "is missing" if differ[0] in expected else "is no part of this gate"
+        raise CounterpointError(f"{path}: tensor {differ[0]!r} {what}; {AGAIN}")
+    for name, shape in expected.items():
+        if learned[name].shape != shape:
+            found = f"{tuple(learned[name].shape)}, expected {shape}"
+            raise CounterpointError(f"{path}: tensor {name!r} has the shape {found}; {AGAIN}")
+        if not learned[name].isfinite().all():
+            raise CounterpointError(f"{path}: tensor {name!r} is not finite everywhere; {AGAIN}")
+    return learned
 
 
 def _check_same(folder: Path, expert: GateExpert, experts: Mapping[str, Path]) -> None:
-    again = "train it again with `counterpoint train gate`"
     if expert.name not in experts:
-        raise CounterpointError(f"{folder / FILE}: the band no longer has the adapter {expert.name!r}; {again}")
+        raise CounterpointError(f"{folder / FILE}: the band no longer has the adapter {expert.name!r}; {AGAIN}")
     if hash_adapter(experts[expert.name]) != expert.hash:
-        raise CounterpointError(f"{folder / FILE}: it was made for another adapter {expert.name!r}; {again}")
+        raise CounterpointError(f"{folder / FILE}: it was made for another adapter {expert.name!r}; {AGAIN}")
 
 
 def hash_adapter(folder: Path) -> str:

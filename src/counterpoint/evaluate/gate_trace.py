@@ -1,0 +1,42 @@
+"""Which experts of a gate worked on which token of a response."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from counterpoint.evaluate.gate import gated_forwards
+from counterpoint.models.bank import LoraBank
+from counterpoint.models.gates import GATE
+
+
+@dataclass(frozen=True)
+class GroupShares:
+    """By response token, each group's share of what the token was drawn from, `share_TG`: its experts' sum.
+
+    They are means over the layers that the router is in; what is missing from 1 went to nobody.
+    """
+
+    groups: tuple[str, ...]
+    share_TG: list[list[float]]
+
+
+def group_shares(
+    bank: LoraBank, gate: Mapping[str, float], context: Sequence[int], response: Sequence[int]
+) -> GroupShares:
+    """What the router that `gate` asks for made of a response; one forward, of prompt and response together."""
+    router = bank.routers[next(key.removeprefix(GATE) for key in gate if key.startswith(GATE))]
+    groups = tuple(dict.fromkeys(router.groups))
+    mine_KG = torch.tensor([[own == group for group in groups] for own in router.groups]).float()
+    ids_1T = torch.tensor([[*context, *response]], device=next(bank.model.parameters()).device)
+    made = bank.gate([gate])
+    bank.context.seen = []
+    try:
+        with torch.no_grad(), gated_forwards(bank, made):
+            bank.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
+        share_TJK = torch.cat([seen.share_BTJK[0] for seen in bank.context.seen], dim=-2)
+    finally:
+        bank.context.seen = None
+    drawn_from = slice(len(context) - 1, len(context) + len(response) - 1)
+    share_TG = share_TJK.mean(-2)[drawn_from].float().cpu() @ mine_KG
+    return GroupShares(groups, share_TG.tolist())
