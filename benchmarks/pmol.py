@@ -5,10 +5,12 @@ with an empty expert. All is random, which changes no time. Ours goes through `R
 greedy loops with the cache that each has: transformers' own, or none for PEFT's X-LoRA, which refuses one.
 """
 
+import ctypes
 import gc
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,7 +63,7 @@ PAIRS = (
     ("Arrow", "PEFT Arrow"),
 )
 
-Works = Mapping[str, Callable[[], float]]
+Work = Callable[[], float]
 
 
 def pmol_decode(folder: Path, dtype: str) -> Iterator[Row]:
@@ -76,27 +78,26 @@ def pmol_decode_of_eight(folder: Path, dtype: str) -> Iterator[Row]:
 
 def decoding(folder: Path, dtype: str, requests: int, tokens: int, rounds: int) -> Iterator[Row]:
     """Tokens per second over all requests, once they have joined and said their first token."""
-    ours = {
-        name: lambda bench=bench, name=name: bench.decode([plan_of(name)] * requests, tokens)
+    works: dict[str, Work] = {
+        name: partial(bench.decode, [plan_of(name)] * requests, tokens)
         for name, bench in benches(folder, dtype).items()
     }
-    theirs = {
-        name: lambda model=model: pmol_peers.greedy(model, requests, tokens)
-        for name, model in peers(folder, dtype).items()
-    }
-    found = measured(ours | theirs, rounds)
-    for ours_, theirs_ in PAIRS:
-        goal = "ratio >= 0.75" if ours_ == "PMoL" and theirs_ in ("one expert", WIDE) else ""
-        yield Row(f"{ours_}, {requests} at once, {dtype}: {theirs_}", found[ours_], found[theirs_], "tok/s", goal)
+    for name, model in peers(folder, dtype).items():
+        works[name] = partial(pmol_peers.greedy, model, requests, tokens)
+    found = measured(works, rounds)
+    for name, against in PAIRS:
+        goal = "ratio >= 0.75" if name == "PMoL" and against in ("one expert", WIDE) else ""
+        yield Row(f"{name}, {requests} at once, {dtype}: {against}", found[name], found[against], "tok/s", goal)
 
 
 def pmol_prefill(folder: Path, dtype: str) -> Iterator[Row]:
     """One forward over 256 tokens."""
-    ours = {name: lambda bench=bench, name=name: prefill(bench, name) for name, bench in benches(folder, dtype).items()}
-    theirs = {name: lambda model=model: pmol_peers.prefill(model, READ) for name, model in peers(folder, dtype).items()}
-    found = measured(ours | theirs, rounds=7)
-    for ours_, theirs_ in PAIRS:
-        yield Row(f"{ours_}, prefill, {dtype}: {theirs_}", found[ours_], found[theirs_], "tok/s")
+    works: dict[str, Work] = {name: partial(prefill, bench, name) for name, bench in benches(folder, dtype).items()}
+    for name, model in peers(folder, dtype).items():
+        works[name] = partial(pmol_peers.prefill, model, READ)
+    found = measured(works, rounds=7)
+    for name, against in PAIRS:
+        yield Row(f"{name}, prefill, {dtype}: {against}", found[name], found[against], "tok/s")
 
 
 def pmol_x_lora(folder: Path, dtype: str) -> Iterator[Row]:
@@ -108,7 +109,8 @@ def pmol_x_lora(folder: Path, dtype: str) -> Iterator[Row]:
     yield Row(f"X-LoRA, 1 at once, {dtype}: PEFT X-LoRA, no cache", fast, slow, "tok/s")
 
 
-def measured(works: Works, rounds: int) -> dict[str, float]:
+def measured(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
+    """The median of each, all in turn."""
     return dict(zip(works, in_turn(*works.values(), rounds=rounds), strict=True))
 
 
@@ -117,17 +119,14 @@ def benches(folder: Path, dtype: str) -> dict[str, Bench]:
     single, wide, gated = (Bench(folder, DTYPES[dtype]) for _ in range(3))
     wide.bank.add("wide", sum_of(folder))
     for kind in ("pmol", "loramoe", "arrow", "x-lora"):
-        gated.bank.add_router(kind, random_router(gated.bank, gated.model, kind))
+        gated.bank.add_router(kind, random_router(shapes_of(gated.bank.experts["e0"]), kind))
     own = {"base": single, "one expert": single, WIDE: wide}
     return {name: own.get(name, gated) for name in GATES}
 
 
 def peers(folder: Path, dtype: str) -> dict[str, Any]:
     """Models of others, with a loop over the same experts."""
-    model = load(folder, DTYPES[dtype])
-    bank = LoraBank(model)
-    bank.add("e0", read_adapter(adapter_folder(folder, 0)))
-    scores = random_router(bank, model, "pmol").scores
+    scores = random_router(shapes_of(read_adapter(adapter_folder(folder, 0))), "pmol").scores
     return {
         "a loop over experts": pmol_peers.looped(folder, DTYPES[dtype], scores, K),
         "PEFT Arrow": pmol_peers.peft_arrow(folder, DTYPES[dtype], K, TOP),
@@ -147,23 +146,22 @@ def sum_of(folder: Path) -> LoraFactors:
     })  # fmt: skip
 
 
-def random_router(bank: LoraBank, model: Any, kind: Kind) -> Router:
-    """A router over the K first experts."""
+def random_router(shapes: Mapping[str, tuple[int, int]], kind: Kind) -> Router:
+    """A router over the K first experts, in layers of so many outputs and inputs."""
     generator = torch.Generator().manual_seed(0)
     rule = replace(RULES[kind], top_k=TOP if RULES[kind].top_k else None)
-    shapes = shapes_of(bank.experts["e0"])
+    reads = {module: into for module, (_, into) in shapes.items()}
     if rule.guided:
-        return Router(rule, names(K), names(K), {}, tuple(shapes), Guide(model.config.hidden_size, K))
+        return Router(rule, names(K), names(K), {}, tuple(reads), Guide(min(reads.values()), K))
     scores = {
-        module: torch.randn(K + rule.empty, into, generator=generator) / into**0.5
-        for module, (_, into) in shapes.items()
+        module: torch.randn(K + rule.empty, into, generator=generator) / into**0.5 for module, into in reads.items()
     }
-    return Router(rule, names(K), names(K), scores, tuple(shapes))
+    return Router(rule, names(K), names(K), scores, tuple(reads))
 
 
 def prefill(bench: Bench, name: str) -> float:
     """Tokens per second; the last of a context is left for the first step."""
-    context = sum(random_prompts(READ // 64), ()) + (1,)
+    context = (*sum(random_prompts(READ // 64), ()), 1)
     took = seconds(lambda: bench.rows.join([context], [GATES[name]]))
     bench.rows.keep([])
     return READ / took
@@ -180,7 +178,7 @@ def pmol_memory(folder: Path, dtype: str) -> Iterator[Row]:
     tensors, resident = tensor_bytes(), resident_bytes()
     for index, name in enumerate(names(K)):
         bank.add(name, read_adapter(adapter_folder(folder, index)))
-    bank.add_router("pmol", random_router(bank, model, "pmol"))
+    bank.add_router("pmol", random_router(shapes_of(bank.experts["e0"]), "pmol"))
     bank.gate([GATES["PMoL"]])
     held, stays = tensor_bytes() - tensors, resident_bytes() - resident
     routers = sum(score_EI.numel() for score_EI in bank.routers["pmol"].scores.values())
@@ -192,19 +190,23 @@ def pmol_memory(folder: Path, dtype: str) -> Iterator[Row]:
 def tensor_bytes() -> int:
     """The bytes of all tensors in this process, those that share memory counted once."""
     gc.collect()
-    storages = [one.untyped_storage() for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+    storages = [one.untyped_storage() for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def resident_bytes() -> int:
-    return 1024 * int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    """The resident set, without freed memory that the C library keeps for later (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
 
 
 def pmol_train(folder: Path, dtype: str) -> Iterator[Row]:
     """A step of imitation by `train_gate`'s machinery, against one LoRA of the same total rank in PEFT."""
     with TemporaryDirectory() as work:
         ours, theirs = our_trainer(folder, dtype, work), peft_trainer(folder, dtype, work)
-        fast, slow = in_turn(lambda: 1e3 * seconds(ours), lambda: 1e3 * seconds(theirs))
+        fast, slow = in_turn(lambda: 1e3 * seconds(ours), lambda: 1e3 * seconds(theirs), rounds=3)
     yield Row(f"PMoL, training step, {dtype}: one LoRA of rank {K * RANK}", fast, slow, "ms", "ratio <= 1.35")
 
 
@@ -224,7 +226,7 @@ def peft_trainer(folder: Path, dtype: str, work: str) -> Callable[[], None]:
     return stepper(trainer, [p for p in model.parameters() if p.requires_grad], {})
 
 
-def stepper(trainer: Any, parameters: list[torch.nn.Parameter], more: Mapping[str, torch.Tensor]) -> Callable[[], None]:
+def stepper(trainer: Any, parameters: list[torch.nn.Parameter], more: dict[str, torch.Tensor]) -> Callable[[], None]:
     """What a trainer does in a step: its loss of random text, backward, and AdamW."""
     generator = torch.Generator().manual_seed(2)
     ids_BT = torch.randint(300, 2000, STEP, generator=generator)

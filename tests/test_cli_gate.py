@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from counterpoint.artifacts import read_json, write_json
-from counterpoint.build.evaluation import entries_for
+from counterpoint.build.evaluation import entries_for, steered_by
+from counterpoint.build.examine_gates import over_layers
+from counterpoint.build.gate_band import unequal
 from counterpoint.cli.gate import READ_BY
 from counterpoint.compose.weighers.gate import KINDS
 from counterpoint.data.comparisons import write_comparisons
@@ -101,7 +103,7 @@ def one_line(text: str) -> str:
 def test_one_that_is_there_is_replaced_when_told_to_and_not_made_again(train: Command, folder: Path) -> None:
     first = result(train(*NEW, "--json"))
     assert first == read_json(folder / "band" / "gates" / "pmol" / "metrics.json")
-    assert refused(train(*NEW), "the band has a pmol gate already; --replace puts another one in its place")
+    assert refused(train(*NEW), "the band has a gate of this kind already; --replace puts another one in its place")
     again = result(train(*NEW, "--replace", "--json"))
     assert again == {**first, "fresh": False}
     options = ("--no-empty", "--soft", "terse=0.2,warm=0.4", "--target", "mass", "--loss", "sft")
@@ -146,13 +148,23 @@ def test_a_dimension_that_the_band_does_not_know(command: Command, train: Comman
     assert refused(answer(command, folder, "--profile", "bold"), "no expert serves the dimension 'bold'")
 
 
-def test_far_fewer_comparisons_of_one_dimension_are_told_of(train: Command, folder: Path) -> None:
-    many = [Comparison(f"{n} {c.prompt}", c.chosen, c.rejected, "terse") for n in range(4) for c in comparisons_on("")]
-    write_comparisons(folder / "many.jsonl", [*many, *comparisons_on("warm")])
-    (folder / "many.jsonl").rename(folder / "pairs.jsonl")
-    done = train(*NEW, "--kind", "loramoe")
-    assert done[0] == 0, done[2]
-    assert "terse has 24 comparisons and warm 6: batches are drawn from all alike" in one_line(done[2])
+def test_far_fewer_comparisons_of_one_dimension_are_told_of() -> None:
+    """From four times as many on; batches are drawn from all alike."""
+    told = unequal({"terse": 24, "kind": 10, "warm": 6})
+    assert told is not None
+    assert told.startswith("terse has 24 comparisons and warm 6: batches are drawn from all alike")
+    assert unequal({"terse": 23, "warm": 6}) is None
+    assert unequal({"terse": 5}) is None
+
+
+def test_the_means_over_layers_by_hand() -> None:
+    """Two layers, two dimensions, of which there was no data on one, and two groups."""
+    routing = {
+        "dimensions": ["terse", "warm"], "groups": ["terse", "warm"],
+        "mass": [[[0.5, 0.25], [None, None]], [[0.25, 0.25], [None, None]]],
+        "empty": [[0.25, None], [0.5, None]], "entropy": [[1.0, None], [0.5, None]],
+    }  # fmt: skip
+    assert over_layers(routing) == {"terse": {"mass": {"terse": 0.375, "warm": 0.25}, "empty": 0.375, "entropy": 0.75}}
 
 
 def test_an_expert_of_a_gate_is_a_peft_adapter_for_any_band(command: Command, train: Command, folder: Path) -> None:
@@ -177,7 +189,8 @@ def test_over_adapters_of_the_band(command: Command, train: Command, folder: Pat
     assert all(expert["hash"] for expert in gate["experts"]), "they stay the band's"
     assert {"pmol": None, "x-lora": 2, "phatgoose": None}[kind] == gate.get("depth")
     assert gate.get("top_k") == (1 if kind == "phatgoose" else None)
-    assert (metrics["routing"] is None) == (kind == "phatgoose")
+    entropies = [found["entropy"] for found in metrics["routing"].values()]
+    assert (max(entropies) < 1e-5) == (kind == "phatgoose"), "one expert has all of a token where the top one is kept"
     assert answer(command, folder, "--method", kind, "--profile", "terse=1, warm=0.5")[0] == 0
     found = result(command("inspect", folder / "band", "--json"))["gates"][kind]
     assert (found["experts"], found["own"]) == ({"terse": ["terse"], "warm": ["warm"]}, False)
@@ -304,19 +317,18 @@ def test_evaluate_takes_the_gates_that_a_band_has(command: Command, folder: Path
     assert ("arrow" in [entry.name for entry in entries], "no expert for 'whole'" in left_out["arrow"]) == (False, True)
 
 
-def test_answers_of_a_gate_are_kept_until_it_is_another(command: Command, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("Tell me of owls\nTell me of tea\n")
-    arrow = partial(command, "train", "gate", folder / "band", "--kind", "arrow")
-    run = partial(
-        command, "evaluate", folder / "band", "--prompts", tmp_path / "prompts.txt", "--reward", "terse=-length",
-        "--method", "arrow", "--max-tokens", 4, "--threads", 1, "--out", tmp_path / "out", "--json",
-    )  # fmt: skip
+def test_answers_of_a_gate_are_kept_until_it_is_another(command: Command, folder: Path) -> None:
+    """What `evaluate --out` keeps is of one gate, and of nothing else in the band's folder `gates`."""
+    band = folder / "band"
+    arrow = partial(command, "train", "gate", band, "--kind", "arrow")
     assert arrow()[0] == 0
-    assert set(result(run())["methods"]) == {"base", "prompted", "arrow"}
-    assert "arrow had answered before" in one_line(run()[2])
+    first = steered_by(band, "arrow")
+    assert first.keys() == {"gate"}
+    assert steered_by(band, "soup") == steered_by(band, "pmol") == steered_by(band, "mope") == {}
+    assert arrow("--replace")[0] == 0
+    assert steered_by(band, "arrow") == first
     assert arrow("--top-k", 1, "--replace")[0] == 0
-    told = one_line(run()[2])
-    assert ("base had answered before" in told, "arrow had answered before" in told) == (True, False)
+    assert steered_by(band, "arrow") != first
 
 
 def test_a_trace_of_a_gate_is_what_its_groups_had_of_each_token(command: Command, train: Command, folder: Path) -> None:

@@ -319,7 +319,7 @@ def one_layer(rows: Tensor) -> LoraBank:
 def routed(bank: LoraBank, x_BTI: Tensor) -> Tensor:
     """What the experts add, `[B, T, O]`."""
     with torch.no_grad():
-        base = bank.model(x_BTI)
+        base: Tensor = bank.model(x_BTI)
         with bank.gated(bank.gate([{GATE + "phatgoose": 1.0}])):
             y: Tensor = bank.model(x_BTI)
     return y - base

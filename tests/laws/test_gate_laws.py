@@ -311,7 +311,7 @@ def permuted(part: Tensor, order: Sequence[int], gate: Gate, key: str) -> Tensor
     if gate.kind != "x-lora":
         return part[[*order, 3] if gate.empty else list(order)]
     last = f"{GUIDE}layers.{2 * (gate.depth - 1)}."
-    return part.unflatten(0, (-1, 3))[:, list(order)].flatten(0, 1) if key.startswith(last) else part
+    return part.view(-1, 3, *part.shape[1:])[:, list(order)].flatten(0, 1) if key.startswith(last) else part
 
 
 RULES_OF_SOFTMAX = [rule for rule in RULES.values() if not rule.absolute]
@@ -453,7 +453,7 @@ def test_a_cached_decode_is_a_full_recompute(band: Band) -> None:
     """
     together, cases = everything(band)
     profiles = (None, PROFILES[2])
-    of_kind = {one.gate.kind: one for one in cases}
+    of_kind: dict[str, Case] = {one.gate.kind: one for one in cases}
     asked = list(product(ONE_OF_A_KIND, profiles))
     requests = [
         replace(r, sampling=Sampling(seed=i, max_tokens=8))

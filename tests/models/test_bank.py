@@ -13,6 +13,7 @@ from counterpoint.decode.sampling import Sampling
 from counterpoint.models import product
 from counterpoint.models.adapter import LoraFactors, merge_into, read_adapter
 from counterpoint.models.bank import BankGroup, BankLinear, LoraBank, together
+from counterpoint.models.gates import RULES, Router
 from counterpoint.models.load import load_model
 from counterpoint.testing import pico_adapter, pico_model, save_pico
 from counterpoint.types import CounterpointError
@@ -422,3 +423,118 @@ def test_the_layouts_of_large_layers_in_every_layer(
         bank.add(name, adapter)
     found = logits(bank, {"a": 1.0, "b": 1.0}).float().log_softmax(-1)
     torch.testing.assert_close(found, merged_logits(*adapters).log_softmax(-1), atol=tolerance, rtol=0)
+
+
+# Routers
+
+
+def pmol(seed: int = 7, experts: tuple[str, ...] = ("a", "b")) -> Router:
+    """A router of two layers over experts of groups of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = {module: torch.randn(len(experts) + 1, 32, generator=generator) for module in (Q, UP)}
+    return Router(RULES["pmol"], experts, experts, scores, (Q, UP))
+
+
+@pytest.fixture
+def routed(bank: LoraBank) -> LoraBank:
+    for seed, name in enumerate("ab"):
+        bank.add(name, factors(seed))
+    bank.add_router("pmol", pmol())
+    bank.gate([{"gate:pmol": 1.0}])
+    return bank
+
+
+def storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def test_factors_and_rows_are_held_once(routed: LoraBank) -> None:
+    """What was given is the same numbers, as views of what a forward multiplies by."""
+    for module in (Q, UP):
+        group = group_of(routed, module)
+        row_EI, score = routed.routers["pmol"].scores[module], group.routes["pmol"].score
+        assert score is not None
+        assert storage(row_EI) == storage(score.weight_OI)
+        assert torch.equal(row_EI, pmol().scores[module])
+        for seed, name in enumerate("ab"):
+            a_RI, b_OR = routed.experts[name].factors[module]
+            assert storage(a_RI) == storage(group.A.weight_OI)
+            assert storage(b_OR) == storage(group.lifts[0].B.weight_OI)
+            assert torch.equal(b_OR @ a_RI, factors(seed).delta(module))
+
+
+def test_rows_outlive_another_stack(routed: LoraBank) -> None:
+    before = logits(routed, {"gate:pmol": 1.0})
+    for k in range(9):
+        routed.add(f"e{k}", factors(k))
+    assert (logits(routed, {f"e{k}": 0.1 for k in range(9)}) - before).abs().max() > 0.01
+    torch.testing.assert_close(logits(routed, {"gate:pmol": 1.0}), before)
+
+
+def test_rows_of_another_type_stay_what_they_are() -> None:
+    bank = LoraBank(pico_model(seed=4).bfloat16())
+    for seed, name in enumerate("ab"):
+        bank.add(name, factors(seed))
+    bank.add_router("pmol", pmol())
+    bank.gate([{"gate:pmol": 1.0}])
+    assert torch.equal(bank.routers["pmol"].scores[Q], pmol().scores[Q])
+    torch.testing.assert_close(bank.scores("pmol")[Q], pmol().scores[Q].bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("experts", "count"), [(False, 2), (True, 6)])
+def test_only_what_learns_gets_a_gradient(routed: LoraBank, experts: bool, count: int) -> None:
+    """In each of two groups of layers a router's rows, and with the experts A and B."""
+    routed.model.requires_grad_(False)
+    learned = routed.learn("pmol", experts)
+    assert len(learned) == count
+    with routed.gated(routed.gate([{"gate:pmol": 1.0}])):
+        routed.model(IDS).logits.logsumexp(-1).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in learned)
+    assert all(parameter.grad is None for parameter in routed.model.parameters())
+
+
+def test_what_is_learned_is_read_as_it_is_now(routed: LoraBank) -> None:
+    routed.learn("pmol", experts=True)
+    score, group = group_of(routed, Q).routes["pmol"].score, group_of(routed, Q)
+    assert score is not None
+    with torch.no_grad():
+        score.weight_OI.add_(1)
+        group.A.weight_OI.mul_(2)
+    torch.testing.assert_close(routed.scores("pmol")[Q], pmol().scores[Q] + 1)
+    torch.testing.assert_close(routed.factors("b").delta(Q), 2 * factors(1).delta(Q))
+
+
+def test_a_router_goes_with_its_expert(routed: LoraBank) -> None:
+    routed.remove("b")
+    with pytest.raises(CounterpointError, match="no gate called 'pmol'; there are: none"):
+        routed.gate([{"gate:pmol": 1.0}])
+    torch.testing.assert_close(logits(routed, {"a": 1.0}), merged_logits(factors(0)), atol=1e-5, rtol=0)
+
+
+def test_a_router_in_place_of_another(routed: LoraBank) -> None:
+    before = logits(routed, {"gate:pmol": 1.0})
+    routed.add_router("pmol", pmol(seed=8))
+    assert (logits(routed, {"gate:pmol": 1.0}) - before).abs().max() > 0.01
+    assert torch.equal(routed.scores("pmol")[UP], pmol(seed=8).scores[UP])
+
+
+def test_routers_that_do_not_fit(bank: LoraBank) -> None:
+    bank.add("a", factors(0))
+    with pytest.raises(CounterpointError, match="gate 'pmol': there is no expert 'b'"):
+        bank.add_router("pmol", pmol())
+    bank.add("b", factors(1, modules=(Q,)))
+    with pytest.raises(CounterpointError, match=f"module '{UP}': expert 'b' does not adapt it"):
+        bank.add_router("pmol", pmol())
+    assert not bank.routers
+
+
+def test_an_expert_beside_a_routers_own_has_no_share(routed: LoraBank) -> None:
+    """Once stacked with others, its columns are strangers to the router."""
+    before = logits(routed, {"gate:pmol": 1.0})
+    routed.add("c", factors(2))
+    rows: list[dict[str, float]] = [{"gate:pmol": 1.0}, {"c": 1.0}, {"gate:pmol": 0.0}]
+    with torch.no_grad(), routed.gated(routed.gate(rows)):
+        found = routed.model(IDS.expand(3, -1)).logits
+    torch.testing.assert_close(found[[0]], before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[[1]], merged_logits(factors(2)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[[2]], merged_logits(), atol=1e-5, rtol=0)

@@ -70,7 +70,8 @@ def ours(bank: LoraBank, gate: Gate, learned: Mapping[str, Tensor]) -> Tensor:
     bank.add_router(gate.kind, gate.router(learned))
     rows = bank.gate([{GATE + gate.kind: 1.0}])
     if isinstance(rows, RowGates) and rows.guided:
-        rows = rows.heard(bank.model.base_model(torch.tensor([IDS]))[0])
+        trunk: Any = bank.model.base_model
+        rows = rows.heard(trunk(torch.tensor([IDS]))[0])
     with bank.gated(rows):
         return logits(bank.model)
 
@@ -214,7 +215,8 @@ def uniform_in_peft(base: Path, adapters: Mapping[str, Path]) -> Tensor:
 def random_rows(bank: LoraBank, kind: Kind, experts: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(4)
     if kind == "x-lora":
-        hidden = bank.model.config.hidden_size
+        model: Any = bank.model
+        hidden = model.config.hidden_size
         return {
             f"{GUIDE}layers.0.weight": torch.randn(experts, hidden, generator=generator),
             f"{GUIDE}layers.0.bias": torch.randn(experts, generator=generator),

@@ -16,14 +16,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from counterpoint.artifacts import scratch_of
 from counterpoint.compose.weighers.gate import GateExpert, Opened, hash_adapter, open_gate
 from counterpoint.data.examples import pairs
 from counterpoint.models.adapter import read_adapter
 from counterpoint.models.bank import LoraBank
 from counterpoint.models.gates import GATE
 from counterpoint.models.load import load_model
-from counterpoint.testing import pico_adapter, pico_tokenizer
+from counterpoint.testing import pico_adapter, pico_tokenizer, save_pico
 from counterpoint.train.gate import PAIR_LOSSES, GateConfig, Given, gate_trainer, keep_gate, new_learner, train_gate
 from counterpoint.train.routing import all_shares, listening
 from counterpoint.train.run import Progress, TrainResult, seeded
@@ -117,6 +116,17 @@ def test_an_expert_that_is_written_is_an_adapter_of_peft(base: Path, tmp_path: P
             torch.testing.assert_close(bank.model(ids).logits, in_peft(ids).logits, atol=1e-4, rtol=0)
 
 
+def test_experts_of_transposed_layers_load_in_peft_without_a_warning(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    base = save_pico(tmp_path / "base", family="gpt2")
+    folder = train_gate(config_for(base, learning_rate=0.05), COMPARISONS, tmp_path / "gate").folder
+    in_peft = PeftModel.from_pretrained(load_model(str(base)), folder / "experts" / "warm-0")
+    bank, ids = bank_of(base, open_gate(folder, {})), torch.tensor([list(ROWS[3].prompt_ids)])
+    with torch.no_grad(), bank.gated(bank.gate([{"pmol:warm-0": 1.0}])):
+        torch.testing.assert_close(bank.model(ids).logits, in_peft(ids).logits, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("kind", "loss"), [*(("pmol", loss) for loss in (*PAIR_LOSSES, "sft")), ("loramoe", "dpo"), ("x-lora", "ipo")]
 )
@@ -131,16 +141,16 @@ def test_every_loss_lowers_itself(base: Path, tmp_path: Path, loss: str, kind: A
 def test_the_group_loss_ties_groups_to_the_data(base: Path, tmp_path: Path) -> None:
     """Where prompts tell the dimension, its data go to its experts; what the run says of it is what its end says."""
     told = [replace(c, prompt=("mind " if c.dimension == "warm" else "rush ") * 4) for c in COMPARISONS]
-    config = config_for(base, balance=3.0, soft=0.05, steps=30, batch=8, learning_rate=0.03, learn="all")
+    config = config_for(base, balance=3.0, soft=0.05, steps=20, batch=8, learning_rate=0.05)
     result = train_gate(config, told, tmp_path / "gate")
     routing = json.loads((result.folder / "routing.json").read_text())
     assert (routing["dimensions"], routing["groups"]) == ([*DIMENSIONS], [*DIMENSIONS])
     assert len(routing["layers"]) == len(routing["mass"]) == 14
     mass_DG = torch.tensor(routing["mass"]).mean(0)
     assert mass_DG.diagonal().min() > 0.6 > 0.4 > mass_DG.flip(0).diagonal().max()
-    assert torch.tensor(routing["empty"]).max() < 0.12, "the literal loss drives the empty expert out"
+    assert torch.tensor(routing["empty"]).max() < 0.2, "the literal loss drives the empty expert out"
     log = json.loads((result.folder / "training.json").read_text())["routing"]
-    assert [entry["step"] for entry in log] == list(range(1, 31))
+    assert [entry["step"] for entry in log] == list(range(1, 21))
     for number in (0, 1):
         first, *_, last = [entry["mass"][number] for entry in log if entry["mass"][number] != [None, None]]
         assert first[number] < 0.5
@@ -184,7 +194,7 @@ def test_given_experts_that_learn_are_the_gates_own(
 
 def test_longer_pairs_are_left_out_with_their_dimension(base: Path, tmp_path: Path) -> None:
     longer = [Comparison("x", "a" * 99, "b", "short"), *COMPARISONS, Comparison("x", "a", "b" * 99, "warm")]
-    config = config_for(base, max_length=60)
+    config = config_for(base, max_length=60, steps=1)
     mixed, plain = (
         train_gate(config, data, tmp_path / name) for name, data in (("mixed", longer), ("plain", COMPARISONS))
     )
@@ -208,45 +218,35 @@ def bits(folder: Path) -> dict[str, dict[str, list[float]]]:
     return {str(f.relative_to(folder)): {k: x.flatten().tolist() for k, x in load_file(f).items()} for f in files}
 
 
-def seen_of(base: Path, out: Path) -> tuple[TrainResult, list[int]]:
-    """The job, and which steps it made."""
-    seen: list[int] = []
-    return job(base, out, lambda step, total: seen.append(step)), seen
-
-
-def test_a_stopped_run_ends_with_the_bits_of_an_unbroken_one(base: Path, tmp_path: Path) -> None:
-    """Killed after step 7 and, apart from that, interrupted after step 5: both go on from their last checkpoints."""
+def test_a_killed_and_a_stopped_run_ends_with_the_bits_of_an_unbroken_one(base: Path, tmp_path: Path) -> None:
+    """Killed after step 4 it goes on from its checkpoint of step 3, and stopped after step 7 from that of step 6."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, __file__, str(base), str(tmp_path / "killed"), "7"]
-    with subprocess.Popen(command, env=environment) as process:
+    broken = tmp_path / "broken"
+    seen: list[int] = []
+    with subprocess.Popen([sys.executable, __file__, str(base), str(broken)], env=environment) as process:
         unbroken = job(base, tmp_path / "unbroken")
-
-        def interrupt(step: int, total: int) -> None:
-            if step == 5:
-                raise Interruption
-
-        with pytest.raises(Interruption):
-            job(base, tmp_path / "interrupted", interrupt)
         assert process.wait(120) == -signal.SIGKILL
-    for name, after in (("killed", 6), ("interrupted", 3)):
-        assert not (tmp_path / name).exists()
-        assert (scratch_of(tmp_path / name) / "work" / f"checkpoint-{after}").exists()
-        resumed, seen = seen_of(base, tmp_path / name)
-        assert seen == list(range(after + 1, 9))
-        assert bits(resumed.folder) == bits(unbroken.folder)
-        assert resumed.losses == unbroken.losses
-        for file in ("routing.json", "training.json"):
-            assert (resumed.folder / file).read_bytes() == (unbroken.folder / file).read_bytes()
+
+    def stop(step: int, total: int) -> None:
+        seen.append(step)
+        if step == 7:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        job(base, broken, stop)
+    assert seen == [4, 5, 6, 7]
+    assert not broken.exists()
+    resumed = job(base, broken, lambda step, total: seen.append(step))
+    assert seen == [4, 5, 6, 7, 7, 8]
+    assert bits(resumed.folder) == bits(unbroken.folder)
+    assert resumed.losses == unbroken.losses
+    for file in ("routing.json", "training.json"):
+        assert (resumed.folder / file).read_bytes() == (unbroken.folder / file).read_bytes()
 
 
-def run_and_kill() -> None:
-    base, out, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-
-    def kill(step: int, total: int) -> None:
-        if step == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    job(base, out, kill)
+def kill(step: int, total: int) -> None:
+    if step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_is_there_is_not_trained_again(base: Path, trained: list[Given], tmp_path: Path) -> None:
@@ -321,4 +321,4 @@ def test_what_cannot_be_trained_is_refused(base: Path, trained: list[Given], tmp
 
 
 if __name__ == "__main__":
-    run_and_kill()
+    job(Path(sys.argv[1]), Path(sys.argv[2]), kill)

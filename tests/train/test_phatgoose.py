@@ -121,6 +121,7 @@ def test_only_the_vectors_are_written_and_the_experts_stay_the_bands(adapters: d
         "gate.json",
         "gate.safetensors",
         "manifest.json",
+        "routing.json",
         "training.json",
     ]
     assert [p.name for p in both.parent.iterdir()] == ["both"]
@@ -157,6 +158,16 @@ def test_an_expert_that_was_replaced_is_learned_anew(
     for module, before in rows(both).items():
         assert torch.equal(rows(again.folder)[module][1], before[1])
         assert not torch.equal(rows(again.folder)[module][0], before[0])
+
+
+def test_what_the_gate_makes_of_the_data_lies_beside_it(both: Path) -> None:
+    """By layer, the dimension of the data and the group of experts; there is no empty expert."""
+    routing = read_json(both / "routing.json")
+    assert sorted(routing["layers"]) == sorted(rows(both))
+    assert (routing["dimensions"], routing["groups"]) == (["sea", "city"], ["sea", "city"])
+    mass_JDG = torch.tensor(routing["mass"])
+    torch.testing.assert_close(mass_JDG.sum(-1), torch.ones(len(routing["layers"]), 2), atol=1e-5, rtol=0)
+    assert torch.tensor(routing["empty"]).abs().max() < 1e-5
 
 
 class Interruption(Exception):

@@ -14,7 +14,7 @@ from counterpoint.decode.band import open_for
 from counterpoint.models.adapter import read_adapter
 from counterpoint.models.bank import LoraBank
 from counterpoint.models.examine import Examined
-from counterpoint.train.gate import ROUTING
+from counterpoint.train.gate_log import ROUTING
 from counterpoint.types import CounterpointError
 
 
@@ -88,19 +88,31 @@ def size(opened: Opened) -> int:
 
 
 def read_routing(place: Path) -> dict[str, Any] | None:
-    """`routing.json` of a gate; None for one without."""
+    """`routing.json` of a gate; None for one without. Raises CounterpointError for one that lacks something."""
     if not (place / ROUTING).exists():
         return None
     routing: dict[str, Any] = read_json(place / ROUTING)
+    if missing := sorted({"dimensions", "groups", "mass", "empty", "entropy"} - set(routing)):
+        raise CounterpointError(
+            f"{place / ROUTING}: {missing[0]!r} is missing; remove the file, or train the gate again"
+        )
     return routing
 
 
 def over_layers(routing: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By dimension of the data: the mean share over layers of each group of experts and of nobody, and the entropy."""
-    mass_DG, empty_D, entropy_D = (np.mean(routing[name], axis=0).tolist() for name in ("mass", "empty", "entropy"))
+    """By dimension of the data: the mean share over layers of each group of experts and of nobody, and the entropy.
+
+    A dimension of which there was no data is not among them.
+    """
+    mass_JDG, empty_JD, entropy_JD = (np.array(routing[name], float) for name in ("mass", "empty", "entropy"))
     return {
-        name: {"mass": dict(zip(routing["groups"], mass_G, strict=True)), "empty": empty, "entropy": entropy}
-        for name, mass_G, empty, entropy in zip(routing["dimensions"], mass_DG, empty_D, entropy_D, strict=True)
+        name: {
+            "mass": dict(zip(routing["groups"], mass_JDG[:, d].mean(axis=0).tolist(), strict=True)),
+            "empty": float(empty_JD[:, d].mean()),
+            "entropy": float(entropy_JD[:, d].mean()),
+        }
+        for d, name in enumerate(routing["dimensions"])
+        if np.isfinite(empty_JD[:, d]).all()
     }
 
 

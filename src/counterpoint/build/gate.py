@@ -3,7 +3,6 @@
 It lies in the band's folder `gates/<kind>`, where the method of that name finds it.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,32 +13,24 @@ from counterpoint.build.examine_gates import over_layers, read_routing
 from counterpoint.build.gate_band import Begun, list_dimensions
 from counterpoint.build.pairs import HELD_OUT, METRICS, Divided
 from counterpoint.compose.weighers.arrow import arrow_scores
-from counterpoint.compose.weighers.gate import FILE, GATES, Gate, gate_over, read_gate, write_gate
+from counterpoint.compose.weighers.gate import GATES, gate_over, write_gate
 from counterpoint.data.comparisons import write_comparisons
 from counterpoint.decode.band import Band
 from counterpoint.evaluate.gate import gate_quality
-from counterpoint.models.band_file import read_band
-from counterpoint.models.gates import RULES, Kind
+from counterpoint.models.gates import Kind
 from counterpoint.stages import Bar, Stages
 from counterpoint.train.gate import GateConfig, train_gate
 from counterpoint.train.gate_start import Given
 from counterpoint.train.phatgoose import PhatgooseConfig, train_phatgoose
 from counterpoint.train.run import TrainResult
-from counterpoint.types import Comparison, CounterpointError, Dimension, Expert
+from counterpoint.types import Comparison, Dimension, Expert
 
 
 @dataclass(frozen=True)
 class ArrowConfig:
-    """What an Arrow is made of; nothing is trained."""
+    """What an Arrow is made of, and how scores become shares; nothing is trained. No `top_k`: 3, or all of fewer."""
 
     model: str
-    kind: str = "arrow"
-
-
-@dataclass(frozen=True)
-class Shared:
-    """How scores become shares, where a kind leaves that open; `None` is what the kind's paper has."""
-
     top_k: int | None = None
     temperature: float = 1.0
 
@@ -52,29 +43,20 @@ def kind_of(config: Config) -> Kind:
     return config.kind if isinstance(config, GateConfig) else "phatgoose"
 
 
-def check_shared(shared: Shared, experts: int) -> None:
-    """Refuse a top k or a temperature that no gate over so many experts can have."""
-    if shared.top_k is not None and not 1 <= shared.top_k <= experts:
-        raise CounterpointError(f"top k is {shared.top_k}, and there are {experts} experts; expected 1 to {experts}")
-    if not 0 < shared.temperature < math.inf:
-        raise CounterpointError(f"the temperature of a gate is {shared.temperature:g}; expected more than 0")
-
-
-def make_arrow(begun: Begun, given: Sequence[Given], shared: Shared, stages: Stages) -> dict[str, Any]:
+def make_arrow(folder: Path, config: ArrowConfig, given: Sequence[Given], stages: Stages) -> dict[str, Any]:
     """Write an Arrow over adapters of the band, and say of what; one of the same adapters is not made again."""
-    check_shared(shared, len(given))
     factors = {entry.name: own for entry, own in given}
     hashes = {entry.name: str(entry.hash) for entry, _ in given}
-    gate = gate_over("arrow", [Expert(entry.name, entry.dimension) for entry, _ in given], factors, hashes)
+    experts = [Expert(entry.name, entry.dimension) for entry, _ in given]
+    gate = gate_over("arrow", experts, factors, hashes, config.top_k, config.temperature)
 
     def make(scratch: Path) -> None:
-        write_gate(scratch, gate, arrow_scores(list(factors.values()), gate.modules), {}, begun.base)
+        write_gate(scratch, gate, arrow_scores(list(factors.values()), gate.modules), {}, config.model)
 
     why = f"what each of {len(given)} adapters stretches most, in {len(gate.modules)} layers"
     with stages.stage("arrow gate", why):
-        fresh = make_once(begun.folder / GATES / "arrow", ArrowConfig(begun.base), hashes, make)
-    made = settle(begun.folder, "arrow", shared)
-    return {"kind": "arrow", "fresh": fresh, "experts": list(factors), "layers": len(gate.modules), "top_k": made.top_k}
+        fresh = make_once(folder / GATES / "arrow", config, hashes, make)
+    return {"kind": "arrow", "fresh": fresh, "experts": list(factors), "layers": len(gate.modules), "top_k": gate.top_k}
 
 
 def learn_gate(
@@ -83,7 +65,6 @@ def learn_gate(
     divided: Sequence[Divided],
     given: Sequence[Given],
     dimensions: Sequence[Dimension],
-    shared: Shared,
     stages: Stages,
     device: str = "cpu",
 ) -> dict[str, Any]:
@@ -94,16 +75,15 @@ def learn_gate(
     """
     kind, folder = kind_of(config), begun.folder
     out = folder / GATES / kind
-    if given:
-        check_shared(shared, len(given))
     with stages.stage(f"{kind} gate", about(config, divided, given)) as bar:
         seen = [comparison for part in divided for comparison in part.seen]
         result = _train(config, seen, out, given, bar)
         bar.note(outcome(result))
     new = list_dimensions(folder, config.model, dimensions)
-    settle(folder, kind, shared)
     with stages.stage("held-out pairs", "see how often it raises the chosen response by more") as bar:
-        quality = measure_gate(folder, kind, divided, config.seed, bar, device)
+        band = Band.load(folder, device=device)
+        band.gate(kind)
+        quality = measure_gate(band, kind, divided, config.seed, bar)
     routing = read_routing(out)
     metrics = {
         "kind": kind, "fresh": result.fresh, "last_loss": result.losses[-1], "dimensions_added": new,
@@ -123,12 +103,12 @@ def _train(config: Config, seen: Sequence[Comparison], out: Path, given: Sequenc
 
 def about(config: Config, divided: Sequence[Divided], given: Sequence[Given]) -> str:
     """What a stage of training says of itself."""
-    pairs = "pairs: " + ", ".join(f"{part.dimension} {len(part.seen)}" for part in divided)
+    given_pairs = "pairs: " + ", ".join(f"{part.dimension} {len(part.seen)}" for part in divided)
     if isinstance(config, PhatgooseConfig):
-        return f"{pairs}; {config.steps} steps for each of {len(given)} adapters, on chosen responses"
+        return f"{given_pairs}; {config.steps} steps for each of {len(given)} adapters, on chosen responses"
     experts = f"{len(given)} adapters of the band" if given else f"{config.per_group} new experts for each"
     moves = "the router alone learns" if config.learn == "router" else "experts and router learn"
-    return f"{pairs}; {experts}; {moves}; {config.steps} steps of {config.loss}"
+    return f"{given_pairs}; {experts}; {moves}; {config.steps} steps of {config.loss}"
 
 
 def outcome(result: TrainResult) -> str:
@@ -138,24 +118,8 @@ def outcome(result: TrainResult) -> str:
     return f"loss {result.losses[0]:.3f} at first and {result.losses[-1]:.3f} at last"
 
 
-def settle(folder: Path, kind: str, shared: Shared) -> Gate:
-    """Write into `gate.json` what needs no training: which base it is for, and what the kind leaves open."""
-    place = folder / GATES / kind
-    gate = read_gate(place)
-    usual = RULES[gate.kind].top_k
-    top_k = shared.top_k or (None if usual is None else min(usual, len(gate.experts)))
-    open_to = {"temperature": shared.temperature, "top_k": top_k}
-    settled = gate.model_copy(update={"base": read_band(folder).base_hash, **open_to})
-    write_json(place / FILE, settled.model_dump(exclude_defaults=True))
-    return settled
-
-
-def measure_gate(
-    folder: Path, kind: str, divided: Sequence[Divided], seed: int, bar: Bar, device: str
-) -> dict[str, dict[str, Any]]:
+def measure_gate(band: Band, kind: str, divided: Sequence[Divided], seed: int, bar: Bar) -> dict[str, dict[str, Any]]:
     """The band's gate on the held-out pairs of each dimension, ready for JSON."""
-    band = Band.load(folder, device=device)
-    band.gate(kind)
     found = {}
     for part in divided:
         report = bar.task(part.dimension)

@@ -57,18 +57,18 @@ def own_experts(begun: Begun, dimensions: Sequence[str]) -> list[Given]:
     Raises CounterpointError for a dimension without one, and for a band without any.
     """
     served = list(dict.fromkeys(entry.dimension for entry in begun.adapters))
+    if not served:
+        raise CounterpointError(
+            f"{begun.folder}: the band has no adapters for a gate to be over; `counterpoint add` adds them"
+        )
     given = []
     for name in dimensions or served:
         if name not in served:
             raise CounterpointError(
-                f"{begun.folder}: no adapter of the band serves {name!r}; they serve: {', '.join(served) or 'nothing'}"
+                f"{begun.folder}: no adapter of the band serves {name!r}; they serve: {', '.join(served)}"
             )
         for place in (begun.folder / "experts" / entry.name for entry in begun.adapters if entry.dimension == name):
             given.append((GateExpert(name=place.name, dimension=name, hash=hash_adapter(place)), read_adapter(place)))
-    if not given:
-        raise CounterpointError(
-            f"{begun.folder}: the band has no adapters for a gate to be over; `counterpoint add` adds them"
-        )
     return given
 
 
@@ -78,8 +78,8 @@ def claim_gate(band: Path, kind: str, replace: bool) -> Path:
     claim_folder(place, FILE)
     if place.exists() and not replace:
         raise CounterpointError(
-            f"{place}: the band has a {kind} gate already; --replace puts another one in its place (one of the same "
-            "data and settings stays as it is)"
+            f"{place}: the band has a gate of this kind already; --replace puts another one in its place (one of the "
+            "same data and settings stays as it is)"
         )
     return place
 

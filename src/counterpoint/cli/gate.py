@@ -35,7 +35,7 @@ from counterpoint.cli.train import (
 from counterpoint.types import Comparison, CounterpointError
 
 if TYPE_CHECKING:
-    from counterpoint.build.gate import Config, Shared
+    from counterpoint.build.gate import ArrowConfig, Config
     from counterpoint.build.gate_band import Begun
     from counterpoint.build.pairs import Divided
     from counterpoint.train.gate_start import Given
@@ -133,7 +133,7 @@ def gate(
 
     The method of that name then answers with it. A run that was killed goes on when the command is given again.
     """
-    from counterpoint.build.gate import Shared, learn_gate
+    from counterpoint.build.gate import ArrowConfig, learn_gate
     from counterpoint.build.gate_band import begin, claim_gate, own_experts
     from counterpoint.build.pairs import longest_of
     from counterpoint.stages import Stages
@@ -144,14 +144,14 @@ def gate(
     set_threads(threads)
     begun = begin(band, None if base is None else resolved(base))
     claim_gate(band, kind, replace)
-    names, shared = [name.strip() for name in dimensions.split(",") if name.strip()], Shared(top_k, temperature)
+    names = [name.strip() for name in dimensions.split(",") if name.strip()]
     if kind == "arrow":
-        return tell_arrow(begun, own_experts(begun, names), shared, as_json)
+        return tell_arrow(begun, ArrowConfig(begun.base, top_k, temperature), own_experts(begun, names), as_json)
     trained: dict[str, Any] = {
         "model": begun.base, "batch": batch, "max_length": longest_of(begun.base, max_length), "seed": seed,
         "checkpoint_every": checkpoint_every, **given(steps=steps, learning_rate=learning_rate),
     }  # fmt: skip
-    made: dict[str, Any] = {
+    own: dict[str, Any] = {"top_k": top_k, "temperature": temperature} if kind == "phatgoose" else {
         "kind": kind, "loss": loss, "beta": beta, "sft_weight": sft_weight, "per_group": per_group, "lora_rank": rank,
         "lora_alpha": alpha or 2 * rank, "lora_targets": parse_targets(targets), "empty": not no_empty,
         "balance": balance, "soft": parse_soft(soft), "target": target, "renormalise": renormalise, "depth": depth,
@@ -161,9 +161,9 @@ def gate(
     data = read_data(begun, texts, names, parse_columns(column or []), skip_bad)
     names = name_dimensions(begun, data, names)
     taken = own_experts(begun, names) if from_experts or kind not in GROUPED else []
-    config = configured(kind, names, trained, made, learn or ("router" if taken else "all"))
+    config = configured(kind, names, {**trained, **own}, learn or ("router" if taken else "all"))
     divided = divide(config, data, names, holdout)
-    metrics = learn_gate(begun, config, divided, taken, described(names, preferences), shared, Stages(), accelerator())
+    metrics = learn_gate(begun, config, divided, taken, described(names, preferences), Stages(), accelerator())
     if as_json:
         print(json.dumps(metrics))
         return
@@ -249,8 +249,8 @@ def read_data(
 
 
 def name_dimensions(begun: "Begun", data: Sequence[Comparison], asked: Sequence[str]) -> list[str]:
-    """The dimensions of the gate; says which comparisons are left out, and where there are far fewer of one."""
-    from counterpoint.build.gate_band import choose_dimensions, unequal
+    """The dimensions of the gate; says which comparisons are left out."""
+    from counterpoint.build.gate_band import choose_dimensions
     from counterpoint.profiles import check_name
 
     counts = Counter(comparison.dimension for comparison in data)
@@ -260,37 +260,40 @@ def name_dimensions(begun: "Begun", data: Sequence[Comparison], asked: Sequence[
     others = [name for name in counts if name not in names]
     if others and not asked:
         tell(f"left out: comparisons on {', '.join(others)}, which the band does not know; --dimensions names them too")
-    if warning := unequal({name: counts[name] for name in names}):
-        tell(warning)
     return names
 
 
-def configured(
-    kind: str, names: Sequence[str], trained: Mapping[str, Any], made: Mapping[str, Any], learn: Any
-) -> "Config":
+def configured(kind: str, names: Sequence[str], settings: Mapping[str, Any], learn: Any) -> "Config":
     """The configuration of a kind's trainer."""
     from counterpoint.train.gate import GateConfig
     from counterpoint.train.phatgoose import PhatgooseConfig
 
     if kind == "phatgoose":
-        return PhatgooseConfig(**trained)
-    return GateConfig(**trained, **made, dimensions=tuple(names), learn=learn)
+        return PhatgooseConfig(**settings)
+    return GateConfig(**settings, dimensions=tuple(names), learn=learn)
 
 
 def divide(config: "Config", data: Sequence[Comparison], names: Sequence[str], holdout: float) -> "list[Divided]":
-    """The comparisons to learn from and those to measure by; a prompt is among the latter for all dimensions."""
+    """The comparisons to learn from and those to measure by; a prompt is among the latter for all dimensions.
+
+    Says where there are far fewer of one dimension than of another.
+    """
+    from counterpoint.build.gate_band import unequal
     from counterpoint.build.reward import divide_together
     from counterpoint.models.load import load_tokenizer
 
-    return divide_together(data, names, load_tokenizer(config.model), config.max_length, holdout, config.seed)
+    divided = divide_together(data, names, load_tokenizer(config.model), config.max_length, holdout, config.seed)
+    if warning := unequal({part.dimension: len(part.seen) for part in divided}):
+        tell(warning)
+    return divided
 
 
-def tell_arrow(begun: "Begun", taken: "Sequence[Given]", shared: "Shared", as_json: bool) -> None:
+def tell_arrow(begun: "Begun", config: "ArrowConfig", taken: "Sequence[Given]", as_json: bool) -> None:
     """Make an Arrow, and say of what."""
     from counterpoint.build.gate import make_arrow
     from counterpoint.stages import Stages
 
-    made = make_arrow(begun, taken, shared, Stages())
+    made = make_arrow(begun.folder, config, taken, Stages())
     if as_json:
         print(json.dumps(made))
         return

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from counterpoint.evaluate.gate import gated_forwards
 from counterpoint.models.bank import LoraBank
 from counterpoint.models.gates import GATE
+from counterpoint.train.routing import all_shares, listening
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,9 @@ def group_shares(
     groups = tuple(dict.fromkeys(router.groups))
     mine_KG = torch.tensor([[own == group for group in groups] for own in router.groups]).float()
     ids_1T = torch.tensor([[*context, *response]], device=next(bank.model.parameters()).device)
-    made = bank.gate([gate])
-    bank.context.seen = []
-    try:
-        with torch.no_grad(), gated_forwards(bank, made):
-            bank.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
-        share_TJK = torch.cat([seen.share_BTJK[0] for seen in bank.context.seen], dim=-2)
-    finally:
-        bank.context.seen = None
+    inputs = {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}
+    with torch.no_grad(), listening(bank, bank.gate([gate]), inputs) as seen:
+        bank.model(**inputs)
     drawn_from = slice(len(context) - 1, len(context) + len(response) - 1)
-    share_TG = share_TJK.mean(-2)[drawn_from].float().cpu() @ mine_KG
+    share_TG = all_shares(seen)[0, drawn_from].mean(-2).float().cpu() @ mine_KG
     return GroupShares(groups, share_TG.tolist())

@@ -8,12 +8,12 @@ what the layer reads (`models/gates.py`), is the same sum.
 Factors of the active experts are concatenated along the rank, so a layer costs two matrix products however many experts
 there are, ranks may differ, and experts that no live row asks for are soon unstacked. Layers that read the same input
 (q, k and v; gate and up) are computed together, as one product each of the base, of A and of their routers. Stacked
-factors are held once: an expert's own are views of them.
+factors are held once: an expert's own are views of them, and so are a router's rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from counterpoint.models.adapter import LoraFactors, weight_OI
-from counterpoint.models.gates import EPSILON, GATE, AnyGates, Routed, Router, RowGates, log_weights, shares
+from counterpoint.models.gates import EPSILON, GATE, AnyGates, Routed, Router, RowGates, Rule, log_weights, shares
 from counterpoint.models.product import Product
 from counterpoint.types import CounterpointError
 
@@ -101,7 +101,7 @@ class Route:
     `column_C` says whose share each column of the group takes, of `[J * K]` and a 0 that is appended for strangers.
     """
 
-    router: Router
+    rule: Rule
     modules: tuple[str, ...]
     score: Product | None
     layer_J: list[int]
@@ -116,10 +116,10 @@ class Route:
             one = score_BTLK.shape[-2] == 1
             score_BTJE = score_BTLK.expand(-1, -1, len(self.modules), -1) if one else score_BTLK[..., self.layer_J, :]
         else:
-            score_BTJE = self.score(x).view(*x.shape[:-1], len(self.modules), self.router.width)
-            if self.router.rule.normed:
+            score_BTJE = self.score(x).view(*x.shape[:-1], len(self.modules), -1)
+            if self.rule.normed:
                 score_BTJE = score_BTJE.float() * _inverse_deviation(x)
-        return shares(score_BTJE, self.router.rule, routed.log_w_B11K)
+        return shares(score_BTJE, self.rule, routed.log_w_B11K)
 
     def columns(self, share_BTJK: Tensor) -> Tensor:
         """`[B, T, C]`."""
@@ -206,7 +206,7 @@ class BankGroup:
         score = None if router.guide else Product(torch.cat([router.scores[module] for module in mine]).to(like))
         layer_J = [router.modules.index(module) for module in mine]
         self.routes[name] = Route(
-            router, mine, score, layer_J, torch.tensor(column_C, device=like.device), strangers=none in column_C
+            router.rule, mine, score, layer_J, torch.tensor(column_C, device=like.device), strangers=none in column_C
         )
 
     def output(self, x: Tensor, layer: int) -> Tensor:
@@ -232,7 +232,7 @@ class BankGroup:
         if len(self.widths) == 1:
             return y + self.lifts[0].B(z_BTC)
         for lift in self.lifts:
-            y[..., lift.out] += lift.B(z_BTC[..., lift.columns])
+            y[..., lift.out].add_(lift.B(z_BTC[..., lift.columns]))
         return y
 
     def _gates(self, x: Tensor) -> Tensor | None:
@@ -244,7 +244,7 @@ class BankGroup:
                 share_BTJK = route.shares(x, routed)
                 if self.context.seen is not None:
                     self.context.seen.append(Seen(routed.name, route.modules, share_BTJK))
-                own_BTC = (route.columns(share_BTJK) * routed.strength_B11).to(x.dtype)
+                own_BTC = routed.strong(route.columns(share_BTJK)).to(x.dtype)
                 gate_BTC = own_BTC if gate_BTC is None else gate_BTC + own_BTC
         return gate_BTC
 
@@ -336,6 +336,8 @@ class LoraBank:
                     f"gate {name!r}, module {differ[0]!r}: expert {expert!r} {there}; the experts of a gate must adapt "
                     "the same modules"
                 )
+        if router.guide:
+            router.guide.to(next(self.model.parameters()).device)
         self.routers[name] = router
         for group in self._groups.values():
             group.routes.pop(name, None)
@@ -410,16 +412,28 @@ class LoraBank:
         }
 
     def _routed(self, name: str, gates: Sequence[Mapping[str, float]]) -> Routed:
+        if not any(name in group.routes for group in self._groups.values()):
+            self._route(name)
         router = self.routers[name]
-        for group in self._groups.values():
-            if name not in group.routes:
-                group.route(name, router, self._active)
         mine = [row if GATE + name in row else {} for row in gates]
-        strength_B = self._of_rows([row.get(GATE + name, 0.0) for row in mine])
+        strengths = [row.get(GATE + name, 0.0) for row in mine]
+        strength_B = self._of_rows(strengths)
         log_w = log_weights(mine, router.groups)
         return Routed(
-            name, strength_B[:, None, None], None if log_w is None else log_w.to(strength_B.device), router.guide
+            name,
+            None if set(strengths) == {1.0} else strength_B[:, None, None],
+            None if log_w is None else log_w.to(strength_B.device),
+            router.guide,
         )
+
+    def _route(self, name: str) -> None:
+        """Let a router gate its layers; its rows are from then on views of what they apply, and not held twice."""
+        router = self.routers[name]
+        for group in self._groups.values():
+            group.route(name, router, self._active)
+        held = self.scores(name)
+        if all(given.dtype == held[module].dtype for module, given in router.scores.items()):
+            self.routers[name] = replace(router, scores=held)
 
     @contextmanager
     def gated(self, gate: AnyGates | None) -> Iterator[None]:

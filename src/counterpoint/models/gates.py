@@ -71,10 +71,12 @@ def shares(score_E: Tensor, rule: Rule, log_w_K: Tensor | None = None) -> Tensor
     `log_w_K` broadcasts against the gate; -inf leaves an expert out, and at least one must be finite. Of equal scores
     the top k are those that `torch.topk` takes.
     """
-    logit_E = (score_E.abs() if rule.absolute else score_E).float() / rule.temperature
+    logit_E = (score_E.abs() if rule.absolute else score_E).float()
+    if rule.temperature != 1:
+        logit_E = logit_E / rule.temperature
     if rule.sigmoid:
         return torch.sigmoid(logit_E)
-    if rule.empty and log_w_K is None:
+    if rule.empty and log_w_K is None and rule.top_k is None:
         return torch.softmax(logit_E, dim=-1)[..., :-1]
     logit_K = logit_E[..., :-1] if rule.empty else logit_E
     if log_w_K is not None:
@@ -128,20 +130,25 @@ class Router:
 
 @dataclass(frozen=True)
 class Routed:
-    """Which rows a router serves, and how: the strength of each, `[B, 1, 1]`, 0 for those of others.
+    """Which rows a router serves, and how: the strength of each, `[B, 1, 1]`, 0 for those of others (None: 1 for all).
 
     `log_w_B11K` are the logarithms of a profile's weights (None: as routed), `score_BTLK` what its guide said.
     """
 
     name: str
-    strength_B11: Tensor
+    strength_B11: Tensor | None
     log_w_B11K: Tensor | None = None
     guide: Guide | None = None
     score_BTLK: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Self:
-        log_w, score = (None if part is None else part[rows] for part in (self.log_w_B11K, self.score_BTLK))
-        return replace(self, strength_B11=self.strength_B11[rows], log_w_B11K=log_w, score_BTLK=score)
+        parts = (self.strength_B11, self.log_w_B11K, self.score_BTLK)
+        strength, log_w, score = (None if part is None else part[rows] for part in parts)
+        return replace(self, strength_B11=strength, log_w_B11K=log_w, score_BTLK=score)
+
+    def strong(self, gate_BTC: Tensor) -> Tensor:
+        """What the router adds to the rows: its gate times each one's strength."""
+        return gate_BTC if self.strength_B11 is None else gate_BTC * self.strength_B11
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,11 @@ from counterpoint.models.load import load_tokenizer
 from counterpoint.train.balance import Target, group_soft_loss, importance, localised_balance, targets
 from counterpoint.train.batches import batch_order
 from counterpoint.train.dpo import check_beta
-from counterpoint.train.gate_log import means, routing_log
+from counterpoint.train.gate_log import ROUTING, routing_log
 from counterpoint.train.gate_start import Given as Given
 from counterpoint.train.gate_start import check_given, new_entries, new_factors, target_modules, untrained
 from counterpoint.train.policy import twin_of
-from counterpoint.train.routing import Learner, OwnLoss, imitation_trainer, measure, pair_trainer
+from counterpoint.train.routing import Learner, OwnLoss, imitation_trainer, pair_trainer, routing_table
 from counterpoint.train.run import (
     RECORD,
     Progress,
@@ -57,9 +57,6 @@ TRAINED: tuple[Kind, ...] = ("pmol", "loramoe", "x-lora")
 """The kinds of gates that are trained here."""
 PAIR_LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "hinge": "hinge"}
 """Losses of pairs by our names, and by those of TRL."""
-ROUTING = "routing.json"
-MEASURED = 32
-"""Of so many chosen responses on each dimension `routing.json` says how they were routed."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,8 @@ def train_gate(
             trainer = gate_trainer(config, kept, group, learner, tokenizer, scratch / "work")
             losses = run(trainer, scratch / "work", progress)
         keep_gate(config, learner, experts, scratch)
-        write_json(scratch / ROUTING, routing_of(config, learner, kept, group))
+        data = (kept, group, config.dimensions)
+        write_json(scratch / ROUTING, routing_table(learner.bank, config.kind, learner.gate, *data, config.batch))
         log = routing_log(trainer.state.log_history)
         write_json(scratch / RECORD, {"losses": list(losses), "dropped": dropped, "routing": log})
 
@@ -286,15 +284,5 @@ def keep_gate(config: GateConfig, learner: Learner, given: Sequence[Given], fold
         learned = {GUIDE + name: part.detach() for name, part in router.guide.state_dict().items()}
     else:
         learned = bank.scores(config.kind)
-    write_gate(folder, gate, learned, own, config.model)
-
-
-def routing_of(config: GateConfig, learner: Learner, rows: Sequence[Pair], group: Sequence[int]) -> dict[str, Any]:
-    """`routing.json`: what the routers make of the first chosen responses on each dimension, layer by layer."""
-    place = [[n for n, i in enumerate(group) if i == number][:MEASURED] for number in range(len(config.dimensions))]
-    chosen = [n for places in place for n in places]
-    router = learner.bank.routers[learner.name]
-    own = ([rows[n] for n in chosen], [group[n] for n in chosen])
-    layers, sums = measure(learner.bank, learner.gate, *own, len(config.dimensions), config.batch)
-    names = {"dimensions": list(config.dimensions), "groups": list(dict.fromkeys(router.groups))}
-    return {"layers": layers, **names, **means(sums, router.groups)}
+    model: Any = bank.model
+    write_gate(folder, gate, learned, own, config.model, fan_in_fan_out=model.config.model_type == "gpt2")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ROUTING = "routing.json"
 DIGITS = 6
 
 

@@ -34,10 +34,12 @@ from counterpoint.compose.weighers.gate import (
 from counterpoint.data.examples import Pair, of_dimension, pairs
 from counterpoint.models.adapter import LoraFactors
 from counterpoint.models.bank import LoraBank
-from counterpoint.models.gates import RULES, Kind, Router
+from counterpoint.models.gates import GATE, RULES, Kind, Router
 from counterpoint.models.load import load_tokenizer
 from counterpoint.train.batches import batch_order
-from counterpoint.train.routing import Learner, imitation_trainer
+from counterpoint.train.gate_log import ROUTING
+from counterpoint.train.gate_start import Given
+from counterpoint.train.routing import Learner, imitation_trainer, routing_table
 from counterpoint.train.run import (
     RECORD,
     Progress,
@@ -55,7 +57,6 @@ from counterpoint.types import Comparison, CounterpointError, Expert
 
 KIND: Kind = "phatgoose"
 ROWS = "rows.safetensors"
-Given = tuple[GateExpert, LoraFactors]
 Rows = Mapping[str, Tensor]
 """One expert's vector by module, `[I]`."""
 
@@ -64,10 +65,13 @@ Rows = Mapping[str, Tensor]
 class PhatgooseConfig:
     """How each expert's vectors are learned; `steps` and the rest are of one expert, and mean what `SftConfig` says.
 
-    A vector is held in float32, and of LoRA there is nothing to set, since the experts are given.
+    `top_k` (None: 2, or all where there are fewer) and `temperature` say how the vectors of all then share a token. A
+    vector is held in float32, and of LoRA there is nothing to set, since the experts are given.
     """
 
     model: str
+    top_k: int | None = None
+    temperature: float = 1.0
     steps: int = 100
     batch: int = 32
     accumulate: int = 1
@@ -103,22 +107,25 @@ def train_phatgoose(
     Resuming, dropping and errors are otherwise as in `train_sft`; CounterpointError also for an expert without a hash,
     since a gate over adapters holds only for those, and where two adapt different layers.
     """
-    gate = _gate(experts)
+    gate = _gate(config, experts)
     known = {} if before is None else _known(before, gate, experts[0][1])
     new = [given for given in experts if given[0].name not in known]
     data, dropped = _data(config, comparisons, [entry.dimension for entry, _ in new])
     inputs = _inputs(config, gate, data, before)
 
     def make(scratch: Path) -> None:
-        rows = dict(known) | _learn(config, new, data, scratch / "work", model, progress)
+        bank = LoraBank(base_model(config, model).to("cuda" if torch.cuda.is_available() else "cpu"))
+        rows = dict(known) | _learn(config, bank, new, data, scratch / "work", progress)
         learned = {m: torch.stack([rows[expert.name][m] for expert in gate.experts]) for m in gate.modules}
         write_gate(scratch, gate, learned, {}, config.model)
+        if data:
+            write_json(scratch / ROUTING, _routing(config, bank, experts, gate.router(learned), data))
         write_record(scratch, [loss for e, _ in new for loss in _losses(scratch / "work" / e.name)], dropped)
 
     return result(out, make_once(out, config, inputs, make))
 
 
-def _gate(experts: Sequence[Given]) -> Gate:
+def _gate(config: PhatgooseConfig, experts: Sequence[Given]) -> Gate:
     for entry, _ in experts:
         if not entry.hash:
             raise CounterpointError(f"{KIND}: expert {entry.name!r} has no hash; add its adapter to a band first")
@@ -127,6 +134,8 @@ def _gate(experts: Sequence[Given]) -> Gate:
         [Expert(entry.name, entry.dimension) for entry, _ in experts],
         {entry.name: factors for entry, factors in experts},
         {entry.name: entry.hash or "" for entry, _ in experts},
+        config.top_k,
+        config.temperature,
     )
 
 
@@ -169,14 +178,13 @@ def _inputs(
 
 def _learn(
     config: PhatgooseConfig,
+    bank: LoraBank,
     experts: Sequence[Given],
     data: Mapping[str, Sequence[Pair]],
     work: Path,
-    model: Any | None,
     progress: Progress | None,
 ) -> dict[str, Rows]:
     """Each expert's rows by its name; those that a killed run has learned are read again."""
-    bank = LoraBank(base_model(config, model).to("cuda" if torch.cuda.is_available() else "cpu"))
     rows: dict[str, Rows] = {}
     for done, (entry, factors) in enumerate(experts):
         kept = work / entry.name / ROWS
@@ -219,3 +227,20 @@ def _learn_one(
 def _losses(work: Path) -> list[float]:
     losses: list[float] = read_json(work / RECORD)
     return losses
+
+
+def _routing(
+    config: PhatgooseConfig,
+    bank: LoraBank,
+    experts: Sequence[Given],
+    router: Router,
+    data: Mapping[str, Sequence[Pair]],
+) -> dict[str, Any]:
+    """`routing.json`: what the gate makes of the first chosen responses on each dimension that was learned from."""
+    bank.model.eval()
+    for entry, factors in experts:
+        bank.add(entry.name, factors)
+    bank.add_router(KIND, router)
+    rows = [row for found in data.values() for row in found]
+    group = [number for number, found in enumerate(data.values()) for _ in found]
+    return routing_table(bank, KIND, bank.gate([{GATE + KIND: 1.0}]), rows, group, list(data), config.batch)

@@ -29,6 +29,8 @@ from counterpoint.train.sft import IGNORED, collate
 CHECKPOINT = "learned.safetensors"
 LOGGED = 20
 """About how many steps of a run say what the routers do."""
+MEASURED = 32
+"""Of so many chosen responses on each dimension `routing.json` says how they were routed."""
 
 OwnLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A loss on shares `[B, T, J, K]`, what is of each row of data (its dimension's number), and a mask `[B, T]`."""
@@ -128,6 +130,26 @@ def measure(
     return layers, sum(sums[1:], start=sums[0])
 
 
+def routing_table(
+    bank: LoraBank,
+    name: str,
+    gate: AnyGates | None,
+    rows: Sequence[Pair],
+    group: Sequence[int],
+    dimensions: Sequence[str],
+    batch: int,
+) -> dict[str, Any]:
+    """`routing.json`: what the router `name`, which `gate` asks for, makes of the first chosen responses on each of
+    `dimensions`, layer by layer in the order of a forward. `group` is the number of each row's dimension.
+    """
+    first = [n for d in range(len(dimensions)) for n in [n for n, i in enumerate(group) if i == d][:MEASURED]]
+    data = ([rows[n] for n in first], [group[n] for n in first])
+    layers, sums = measure(bank, gate, *data, len(dimensions), batch)
+    groups = bank.routers[name].groups
+    names = {"dimensions": list(dimensions), "groups": list(dict.fromkeys(groups))}
+    return {"layers": layers, **names, **means(sums, groups)}
+
+
 class _Routed:
     """A trainer's loss in a gate's context; to be mixed into one."""
 
@@ -142,10 +164,11 @@ class _Routed:
         group_B = group_B.repeat(len(mask_BT) // len(group_B))  # of pairs, the chosen and then the rejected
         with self.learner.listening(inputs) as seen:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
-        self._note(seen, group_B, mask_BT)
+        share_BTJK = all_shares(seen)
+        self._note(share_BTJK, group_B, mask_BT)
         if self.learner.own_loss is None:
             return loss
-        return loss + self._part_of_step(num_items_in_batch) * self.learner.own_loss(all_shares(seen), group_B, mask_BT)
+        return loss + self._part_of_step(num_items_in_batch) * self.learner.own_loss(share_BTJK, group_B, mask_BT)
 
     def _part_of_step(self, num_items_in_batch: Any) -> float:
         """What a mean over this batch counts for, where the trainer sums over the batches of a step."""
@@ -153,10 +176,10 @@ class _Routed:
         summed = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
         return 1 / trainer.current_gradient_accumulation_steps if summed else 1.0
 
-    def _note(self, seen: Sequence[Seen], group_B: Tensor, mask_BT: Tensor) -> None:
+    def _note(self, share_BTJK: Tensor, group_B: Tensor, mask_BT: Tensor) -> None:
         state = self.state  # type: ignore[attr-defined]
         if self.learner.dimensions and state.global_step % max(1, state.max_steps // LOGGED) == 0:
-            own = tally(all_shares(seen), group_B, mask_BT, len(self.learner.dimensions))
+            own = tally(share_BTJK, group_B, mask_BT, len(self.learner.dimensions))
             self._tally = own if self._tally is None else self._tally + own
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:

@@ -4,6 +4,7 @@ A gate is a folder `gates/<kind>` of a band: `gate.json`, `gate.safetensors` wit
 the adapters that were trained with it, each an ordinary PEFT adapter. A gate over the band's own experts has none.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from counterpoint.artifacts import hash_files, read_json, write_json
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.models.adapter import CONFIG, TENSORS, LoraFactors, read_adapter, write_adapter
+from counterpoint.models.band_file import hash_model
 from counterpoint.models.gates import GATE, RULES, Guide, Kind, Router, Rule
 from counterpoint.profiles import Bounds
 from counterpoint.types import CounterpointError, Expert, Profile
@@ -214,29 +216,48 @@ def _check_same(folder: Path, expert: GateExpert, experts: Mapping[str, Path]) -
 
 
 def hash_adapter(folder: Path) -> str:
-    """SHA-256 over an adapter's config and factors."""
-    return hash_files(folder / CONFIG, folder / TENSORS)
+    """SHA-256 over an adapter's config and factors. Raises CounterpointError where one of the files is not there."""
+    files = (folder / CONFIG, folder / TENSORS)
+    if missing := [file for file in files if not file.exists()]:
+        raise CounterpointError(f"{missing[0]}: there is no such file; add the adapter to the band again")
+    return hash_files(*files)
 
 
 def write_gate(
-    folder: Path, gate: Gate, learned: Mapping[str, Tensor], experts: Mapping[str, LoraFactors], base: str
+    folder: Path,
+    gate: Gate,
+    learned: Mapping[str, Tensor],
+    experts: Mapping[str, LoraFactors],
+    base: str,
+    fan_in_fan_out: bool = False,
 ) -> None:
-    """Write a gate: what was learned, and by name each expert of its own as a PEFT adapter for `base`."""
+    """Write a gate that was made on `base`: what was learned, and by name its own experts as by `write_adapter`."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, factors in experts.items():
-        write_adapter(folder / "experts" / name, factors, base)
+        write_adapter(folder / "experts" / name, factors, base, fan_in_fan_out)
     save_file({name: part.contiguous() for name, part in learned.items()}, folder / LEARNED)
-    write_json(folder / FILE, gate.model_dump(exclude_defaults=True))
+    made_on = gate.model_copy(update={"base": hash_model(Path(base)) if Path(base).is_dir() else None})
+    write_json(folder / FILE, made_on.model_dump(exclude_defaults=True))
 
 
 def gate_over(
-    kind: Kind, experts: Sequence[Expert], factors: Mapping[str, LoraFactors], hashes: Mapping[str, str]
+    kind: Kind,
+    experts: Sequence[Expert],
+    factors: Mapping[str, LoraFactors],
+    hashes: Mapping[str, str],
+    top_k: int | None = None,
+    temperature: float = 1.0,
 ) -> Gate:
-    """A gate over a band's own experts, in the layers that all of them adapt.
+    """A gate over a band's own experts, in the layers that all of them adapt; no `top_k` is that of the kind's paper.
 
-    Raises CounterpointError where two adapt different layers, or there is none.
+    Raises CounterpointError where two adapt different layers, or there is none, and for numbers that none can have.
     """
     if not experts:
         raise CounterpointError(f"{kind} needs experts that are adapters, and this band has none")
+    if top_k is not None and not 1 <= top_k <= len(experts):
+        raise CounterpointError(f"top k is {top_k}, and there are {len(experts)} experts; expected 1 to {len(experts)}")
+    if not 0 < temperature < math.inf:
+        raise CounterpointError(f"the temperature of a gate is {temperature:g}; expected more than 0")
     first = experts[0].name
     modules = sorted(factors[first].factors)
     for expert in experts:
@@ -245,7 +266,7 @@ def gate_over(
                 f"{kind}: the experts must adapt the same layers, and of {first!r} and {expert.name!r} one alone "
                 f"adapts {differ[0]!r}"
             )
-    rule = RULES[kind]
     entries = [GateExpert(name=e.name, dimension=e.dimension, hash=hashes.get(e.name, "")) for e in experts]
-    top_k = None if rule.top_k is None else min(rule.top_k, len(experts))
-    return Gate(kind=kind, experts=entries, modules=modules, empty=rule.empty, top_k=top_k)
+    rule = RULES[kind]
+    kept = top_k if top_k or rule.top_k is None else min(rule.top_k, len(experts))
+    return Gate(kind=kind, experts=entries, modules=modules, empty=rule.empty, top_k=kept, temperature=temperature)
