@@ -67,8 +67,14 @@ class GateConfig:
     experts of rank `lora_rank` are made for each dimension where none are given; `empty` is PMoL's empty expert.
     `balance` weighs the gate's own loss, 0 leaves it out. `soft` is PMoL's s_c, of each dimension by name or of all
     (`target` and `renormalise` as in `train/balance.py`); LoRAMoE reads it as its delta. `learn` is what moves: "all"
-    or the "router" alone. `depth`, `width` and `layerwise` are of X-LoRA's classifier. The other fields are those of
-    `DpoConfig`. The learning rate is larger than there, since an expert is moved by its share of each token only.
+    or the "router" alone. A share `told` of the pairs is gated as for a person who wants their dimension alone, since
+    a router that cannot see whom a pair serves moves all experts alike, and no profile could tell them apart. `depth`,
+    `width` and `layerwise` are of X-LoRA's classifier. The other fields are those of `DpoConfig`. The learning rate is
+    larger than there, since an expert is moved by its share of each token only.
+
+    How far the groups are parted is in `routing.json`. A larger `balance` alone parts them little further: Adam takes
+    the scale out of a router's gradient, so that steps and the learning rate say how far it moves, and a token may tell
+    little of whom it serves.
     """
 
     model: str
@@ -82,6 +88,7 @@ class GateConfig:
     soft: float | Mapping[str, float] = 0.1
     target: Target = "ratio"
     renormalise: bool = False
+    told: float = 0.0
     depth: int = 1
     width: int = 256
     layerwise: bool = False
@@ -143,6 +150,8 @@ def _check_numbers(config: GateConfig) -> None:
     for name in ("balance", "sft_weight"):
         if not 0 <= (value := getattr(config, name)) < math.inf:
             raise CounterpointError(f"{name} is {value}; it must be at least 0")
+    if not 0 <= config.told <= 1:
+        raise CounterpointError(f"told is {config.told}; it is a share of the pairs, 0 to 1")
     for name in ("per_group", "depth", "width", "lora_rank", "lora_alpha"):
         if (value := getattr(config, name)) < 1:
             raise CounterpointError(f"{name} is {value}; it must be at least 1")
@@ -220,7 +229,7 @@ def new_learner(config: GateConfig, base: Any, experts: Sequence[Given]) -> Lear
         bank.add(gate.bank_name(entry), _scaled(own, 1 / scale))
     bank.add_router(config.kind, gate.router(untrained(gate, base)))
     loss = own_loss(config, gate.groups)
-    return Learner(bank, config.kind, config.learn == "all", scale, loss, reference, config.dimensions)
+    return Learner(bank, config.kind, config.learn == "all", scale, loss, reference, config.dimensions, config.told)
 
 
 def _start(config: GateConfig, base: Any, experts: Sequence[Given]) -> list[LoraFactors]:

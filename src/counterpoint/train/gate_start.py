@@ -36,8 +36,11 @@ def new_factors(base: Any, modules: Sequence[str], rank: int) -> LoraFactors:
 def target_modules(base: Any, targets: str | Sequence[str]) -> list[str]:
     """The linear layers that `targets` names, in the manner of PEFT: "all-linear", a pattern, or ends of names.
 
-    The output layer is never among them. Raises CounterpointError for a name that is of no other linear layer.
+    The output layer is never among them. Raises CounterpointError for a name that is of no other linear layer, and
+    where there is none.
     """
+    if not targets:
+        raise CounterpointError(f"lora_targets is empty; expected {ALL!r}, or names as in q_proj,v_proj")
     output = base.get_output_embeddings()
     linear = [name for group in together(base) for name in group if base.get_submodule(name) is not output]
     if targets == ALL:

@@ -41,7 +41,7 @@ class Learner:
 
     The parameters, in float32, are put into the model as `learned`, where a trainer finds them; all others are frozen.
     `reference` is what a pair loss compares with, and `dimensions` are those of the data, by whose number a row of a
-    batch says its own.
+    batch says its own. A share `told` of the rows is gated as for a person who wants that dimension alone.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Learner:
         own_loss: OwnLoss | None = None,
         reference: Any = None,
         dimensions: Sequence[str] = (),
+        told: float = 0.0,
     ) -> None:
         self.bank = bank
         self.name = name
@@ -60,15 +61,19 @@ class Learner:
         self.own_loss = own_loss
         self.reference = reference
         self.dimensions = tuple(dimensions)
+        self.told = told
         self.gate = bank.gate([{GATE + name: scale}])
         bank.model.requires_grad_(False)
         self.parameters = bank.learn(name, experts)
         bank.model.learned = nn.ParameterList(self.parameters)
 
     @contextmanager
-    def listening(self, inputs: Mapping[str, Any]) -> Iterator[list[Seen]]:
-        """`listening` with the learner's own gate."""
-        with listening(self.bank, self.gate, inputs) as seen:
+    def listening(self, inputs: Mapping[str, Any], whom: Sequence[str | None] = ()) -> Iterator[list[Seen]]:
+        """`listening` with the learner's own gate; `whom` names the dimension that a row is told to serve, if any."""
+        own, gate = {GATE + self.name: self.scale}, self.gate
+        if any(whom):
+            gate = self.bank.gate([own | ({name: 1.0} if name else {}) for name in whom])
+        with listening(self.bank, gate, inputs) as seen:
             yield seen
 
 
@@ -161,14 +166,24 @@ class _Routed:
     ) -> Any:
         group_B = inputs.pop("group")
         mask_BT = inputs["completion_mask"] if "completion_mask" in inputs else inputs["labels"] >= 0
-        group_B = group_B.repeat(len(mask_BT) // len(group_B))  # of pairs, the chosen and then the rejected
-        with self.learner.listening(inputs) as seen:
+        sides = len(mask_BT) // len(group_B)  # of pairs, the chosen and then the rejected
+        group_B, told_B = group_B.repeat(sides), self._told(group_B).repeat(sides)
+        names = self.learner.dimensions
+        whom = [names[group] if told else None for group, told in zip(group_B.tolist(), told_B.tolist(), strict=True)]
+        with self.learner.listening(inputs, whom) as seen:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[misc]
-        share_BTJK = all_shares(seen)
-        self._note(share_BTJK, group_B, mask_BT)
+        if told_B.all():
+            return loss
+        routed = all_shares(seen)[~told_B], group_B[~told_B], mask_BT[~told_B]
+        self._note(*routed)
         if self.learner.own_loss is None:
             return loss
-        return loss + self._part_of_step(num_items_in_batch) * self.learner.own_loss(share_BTJK, group_B, mask_BT)
+        return loss + self._part_of_step(num_items_in_batch) * self.learner.own_loss(*routed)
+
+    def _told(self, group_B: Tensor) -> Tensor:
+        """Which rows are told whom they serve; drawn by the step's number, so that a resumed run draws them again."""
+        generator = torch.Generator().manual_seed(self.state.global_step)  # type: ignore[attr-defined]
+        return (torch.rand(len(group_B), generator=generator) < self.learner.told).to(group_B.device)
 
     def _part_of_step(self, num_items_in_batch: Any) -> float:
         """What a mean over this batch counts for, where the trainer sums over the batches of a step."""
