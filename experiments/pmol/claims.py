@@ -1,6 +1,6 @@
 """What may be claimed of PMoL and its relatives: paired differences by prompt, averaged over seeds.
 
-python -m experiments.pmol.claims          after experiments.pmol.run; writes results.json, table.json and README.md
+python -m experiments.pmol.claims    after experiments.pmol.run; writes results.json, table.json, README.md, doses.svg
 """
 
 import argparse
@@ -16,6 +16,7 @@ from experiments.pmol import (
     claims_scaling,
     claims_texts,
 )
+from experiments.pmol.figure import doses_figure
 from experiments.pmol.readme import page
 
 from counterpoint.artifacts import read_json, write_json, write_text
@@ -49,6 +50,8 @@ def main() -> None:
     write_claims(arguments.out / "results.json", claims)
     write_json(arguments.out / "table.json", tables)
     write_text(arguments.out / "README.md", page(tables))
+    if "doses" in tables:
+        write_text(arguments.out / "doses.svg", doses_figure(tables["doses"]))
     for claim in claims:
         print(f"{'holds' if claim.holds else 'fails'}  {claim.claim}: {claim.difference}")
 
