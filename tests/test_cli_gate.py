@@ -106,11 +106,18 @@ def test_one_that_is_there_is_replaced_when_told_to_and_not_made_again(train: Co
     assert refused(train(*NEW), "the band has a gate of this kind already; --replace puts another one in its place")
     again = result(train(*NEW, "--replace", "--json"))
     assert again == {**first, "fresh": False}
-    options = ("--no-empty", "--soft", "terse=0.2,warm=0.4", "--target", "mass", "--loss", "sft")
+    options = ("--no-empty", "--soft", "terse=0.2,warm=0.4", "--target", "mass", "--loss", "sft", "--told", 0.5)
     other = result(train(*NEW, *options, "--replace", "--json"))
     assert other["fresh"]
     config = read_json(folder / "band" / "gates" / "pmol" / "manifest.json")["config"]
-    wanted = {"empty": False, "soft": {"terse": 0.2, "warm": 0.4}, "target": "mass", "loss": "sft", "lora_rank": 2}
+    wanted = {
+        "empty": False,
+        "soft": {"terse": 0.2, "warm": 0.4},
+        "target": "mass",
+        "loss": "sft",
+        "lora_rank": 2,
+        "told": 0.5,
+    }
     assert wanted.items() <= config.items()
     assert all(found["empty"] == pytest.approx(0, abs=1e-5) for found in other["routing"].values())
 
@@ -217,6 +224,12 @@ def test_an_arrow_needs_no_data(command: Command, folder: Path) -> None:
     code, said, told = arrow("--dimensions", "warm", "--replace")
     assert code == 0, told
     assert "arrow over warm; the likeliest 1 share a token" in said
+    assert result(arrow("--replace", "--json"))["fresh"]
+    band = read_json(folder / "band" / "band.json")
+    band["experts"][1]["dimension"] = "terse"
+    write_json(folder / "band" / "band.json", band)
+    assert result(arrow("--replace", "--json"))["fresh"], "an adapter that serves another dimension was once kept"
+    assert not result(arrow("--replace", "--json"))["fresh"]
     assert refused(arrow("--replace", "--top-k", 3), "top k is 3, and there are 2 experts; expected 1 to 2")
     assert refused(arrow("--replace", "--dimensions", "whole"), "no adapter of the band serves 'whole'; they serve: ")
 
@@ -239,6 +252,8 @@ def test_an_arrow_needs_no_data(command: Command, folder: Path) -> None:
         (("--dimensions", "terse,worm"), "no comparison is on the dimension 'worm'; dimensions found: terse, warm"),
         (("--loss", "dpp"), "loss is 'dpp'; it must be one of dpo"),
         (("--targets", "q_prj"), "q_prj"),
+        (("--targets", ","), "lora_targets is empty; expected 'all-linear', or names"),
+        (("--told", 2), "told is 2.0; it is a share of the pairs, 0 to 1"),
         (("--rank", 0), "lora_rank is 0; it must be at least 1"),
         (("--steps", 0), "steps is 0; it must be at least 1"),
         (("--holdout", 1), "it must lie between 0 and 1"),
@@ -251,6 +266,15 @@ def test_an_arrow_needs_no_data(command: Command, folder: Path) -> None:
 def test_mistakes(train: Command, folder: Path, arguments: tuple[object, ...], expected: str) -> None:
     assert refused(train(*arguments), expected)
     assert not (folder / "band" / "gates" / "pmol").exists()
+
+
+def test_an_adapter_without_its_factors_is_named(command: Command, folder: Path) -> None:
+    """It was once a traceback, before any gate and for those that are there."""
+    arrow = ("train", "gate", folder / "band", "--kind", "arrow")
+    assert command(*arrow)[0] == 0
+    (folder / "band" / "experts" / "warm" / "adapter_model.safetensors").unlink()
+    assert refused(command(*arrow, "--replace"), "warm/adapter_model.safetensors: there is no such file")
+    assert "wrong" in command("inspect", folder / "band")[1]
 
 
 def test_no_data_and_data_on_other_dimensions(command: Command, folder: Path) -> None:
@@ -285,8 +309,10 @@ def test_inspect_shows_gates_and_what_is_wrong_with_them(command: Command, folde
     config = folder / "band" / "experts" / "warm" / CONFIG
     write_json(config, read_json(config) | {"lora_alpha": 99})
     (folder / "band" / "gates" / "arow").mkdir()
+    (folder / "band" / "gates" / "arrow" / "routing.json").write_text("{}")
     code, said, _ = command("inspect", folder / "band")
     assert code == 1
+    assert "routing.json: 'dimensions' is missing; train the gate again" in said
     assert "gate.json: it was made for another adapter 'warm'" in said
     assert "no gate is of that kind; there are: pmol" in said
     assert refused(answer(command, folder, "--method", "arrow"), "it was made for another adapter 'warm'")
@@ -299,7 +325,7 @@ def test_removing_an_expert_tells_which_gates_were_over_it(command: Command, tra
     code, said, told = command("remove", folder / "band", "warm")
     assert code == 0, told
     assert "removed expert 'warm'; left: terse, whole" in said
-    assert "the gate arrow was over it and works no longer; make it anew: counterpoint train gate" in said
+    assert "the gate arrow was over it and works no longer; train it again with `counterpoint train gate`" in said
     assert "pmol" not in said
     assert answer(command, folder, "--method", "pmol", "--profile", "warm")[0] == 0
     assert refused(answer(command, folder, "--method", "arrow"), "the band no longer has the adapter 'warm'")

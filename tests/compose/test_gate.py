@@ -1,6 +1,7 @@
 """A gate's folder: what is written is read to the bit, and what is wrong in it is named with its file."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -29,8 +30,10 @@ from counterpoint.compose.weighers.gate import (
 )
 from counterpoint.decode.band import Band
 from counterpoint.models.adapter import LoraFactors, read_adapter
+from counterpoint.models.band_file import hash_model
 from counterpoint.models.bank import LoraBank
 from counterpoint.models.gates import GATE, RULES, Guide, Kind, Router
+from counterpoint.testing import save_pico
 from counterpoint.types import CounterpointError, Expert, Profile
 
 NAMES = ("terse", "warm")
@@ -103,7 +106,6 @@ def test_experts_of_its_own_are_ordinary_adapters_beside_it(adapters: dict[str, 
     factors = {name: read_adapter(path) for name, path in adapters.items()}
     entries = [GateExpert(name=name, dimension="warm") for name in NAMES]
     gate = over(adapters, "pmol").model_copy(update={"experts": entries})
-    (tmp_path / "gate").mkdir()
     write_gate(tmp_path / "gate", gate, random_rows(adapters, gate), factors, "base")
     opened = open_gate(tmp_path / "gate", {})
     assert list(opened.experts) == ["pmol:terse", "pmol:warm"]
@@ -117,6 +119,14 @@ def test_experts_of_its_own_are_ordinary_adapters_beside_it(adapters: dict[str, 
     shutil.rmtree(tmp_path / "gate" / "experts" / "warm")
     with pytest.raises(CounterpointError, match=r"gate/experts/warm/adapter_config\.json: there is no such file"):
         open_gate(tmp_path / "gate", {})
+
+
+def test_it_says_on_which_base_it_was_made(adapters: dict[str, Path], tmp_path: Path) -> None:
+    """From its first moment: it was once written without, and told when it was there. A hub id has no hash."""
+    gate, base = over(adapters, "pmol"), save_pico(tmp_path / "base")
+    for name, known in ((str(base), hash_model(base)), ("someone/model", None)):
+        write_gate(tmp_path / "gate", gate, random_rows(adapters, gate), {}, name)
+        assert read_gate(tmp_path / "gate").base == known
 
 
 def changed(folder: Path, **fields: Any) -> None:
@@ -151,6 +161,7 @@ def says(folder: Path, adapters: dict[str, Path], file: str, message: str) -> No
 
 
 MODULE = "model.layers.0.mlp.down_proj"
+FLOAT = "expected torch.float32"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +172,13 @@ MODULE = "model.layers.0.mlp.down_proj"
         (lambda t: t.update({MODULE: t[MODULE][:2]}), f"tensor {MODULE!r} has the shape (2, 64), expected (3, 64)"),
         (lambda t: t.update({MODULE: t[MODULE][:, 1:]}), f"tensor {MODULE!r} has the shape (3, 63), expected (3, 64)"),
         (lambda t: t[MODULE].fill_(torch.nan), f"tensor {MODULE!r} is not finite everywhere"),
+        *(
+            (
+                lambda t, odd=odd: t.update({MODULE: t[MODULE].to(odd)}),
+                f"tensor {MODULE!r} is of the type {odd}, {FLOAT}",
+            )
+            for odd in (torch.int64, torch.float8_e4m3fn)
+        ),
     ],
 )
 def test_a_wrong_tensor_is_named_with_its_file(
@@ -248,6 +266,18 @@ def test_a_gate_over_few_experts_keeps_as_many_as_there_are(adapters: dict[str, 
     factors = {name: read_adapter(path) for name, path in adapters.items()}
     gate = gate_over("arrow", [Expert(name, name) for name in NAMES], factors, {})
     assert (gate.top_k, gate.rule.absolute, gate.groups) == (2, True, NAMES)
+
+
+def test_how_experts_share_is_told_or_the_papers(adapters: dict[str, Path]) -> None:
+    factors, experts = {name: read_adapter(path) for name, path in adapters.items()}, [Expert(n, n) for n in NAMES]
+    gate = gate_over("phatgoose", experts, factors, {}, top_k=1, temperature=0.5)
+    assert (gate.top_k, gate.rule.temperature) == (1, 0.5)
+    for top_k in (0, 3):
+        with pytest.raises(CounterpointError, match=f"top k is {top_k}, and there are 2 experts; expected 1 to 2"):
+            gate_over("phatgoose", experts, factors, {}, top_k=top_k)
+    for temperature in (0.0, math.inf, math.nan):
+        with pytest.raises(CounterpointError, match=f"the temperature of a gate is {temperature:g}; expected more"):
+            gate_over("phatgoose", experts, factors, {}, temperature=temperature)
 
 
 # Plans

@@ -243,6 +243,14 @@ def test_a_gate_of_another_base(folder: Path) -> None:
     assert Band.load(folder).plan(SKEWED, "pmol")
 
 
+def test_a_gate_in_the_folder_of_another_kind(folder: Path) -> None:
+    """It was once taken for its own kind, and then not found."""
+    shutil.rmtree(folder / "gates" / "pmol")
+    (folder / "gates" / "loramoe").rename(folder / "gates" / "pmol")
+    with pytest.raises(CounterpointError, match=r"pmol/gate\.json: kind is 'loramoe' in the folder 'pmol'; rename it"):
+        Band.load(folder).plan(SKEWED, "pmol")
+
+
 def test_a_file_that_is_not_there_is_named(folder: Path) -> None:
     (folder / "gates" / "loramoe" / LEARNED).unlink()
     shutil.rmtree(folder / "gates" / "pmol" / "experts" / "terse-1")

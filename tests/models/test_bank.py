@@ -12,8 +12,9 @@ from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models import product
 from counterpoint.models.adapter import LoraFactors, merge_into, read_adapter
-from counterpoint.models.bank import BankGroup, BankLinear, LoraBank, together
-from counterpoint.models.gates import RULES, Router
+from counterpoint.models.bank import LoraBank, together
+from counterpoint.models.bank_layers import BankGroup, BankLinear
+from counterpoint.models.gates import RULES, Guide, Router
 from counterpoint.models.load import load_model
 from counterpoint.testing import pico_adapter, pico_model, save_pico
 from counterpoint.types import CounterpointError
@@ -463,6 +464,21 @@ def test_factors_and_rows_are_held_once(routed: LoraBank) -> None:
             assert torch.equal(b_OR @ a_RI, factors(seed).delta(module))
 
 
+def test_regression_an_expert_that_leaves_a_stack_does_not_keep_the_whole_of_it(bank: LoraBank) -> None:
+    """One view left behind would hold ten experts, and users of unlike experts would fill the memory with stacks."""
+    everyone = {f"e{k}": 1.0 for k in range(10)}
+    for k, name in enumerate(everyone):
+        bank.add(name, factors(k))
+    bank.gate([everyone])
+    bank.gate([{"e0": 1.0}])
+    held = {
+        part.untyped_storage() for expert in bank.experts.values() for pair in expert.factors.values() for part in pair
+    }
+    assert sum(storage.nbytes() for storage in held) == 4 * sum(expert.size for expert in bank.experts.values())
+    assert torch.equal(bank.experts["e7"].delta(Q), factors(7).delta(Q))
+    torch.testing.assert_close(logits(bank, {"e7": 1.0}), merged_logits(factors(7)), atol=1e-5, rtol=0)
+
+
 def test_rows_outlive_another_stack(routed: LoraBank) -> None:
     before = logits(routed, {"gate:pmol": 1.0})
     for k in range(9):
@@ -516,6 +532,24 @@ def test_a_router_in_place_of_another(routed: LoraBank) -> None:
     routed.add_router("pmol", pmol(seed=8))
     assert (logits(routed, {"gate:pmol": 1.0}) - before).abs().max() > 0.01
     assert torch.equal(routed.scores("pmol")[UP], pmol(seed=8).scores[UP])
+
+
+@torch.no_grad()
+def test_regression_a_router_in_place_of_another_leaves_a_gate_that_was_made_before(routed: LoraBank) -> None:
+    """Requests under way had no gate at all until the next one was made, and so were answered by the base."""
+    gate = routed.gate([{"gate:pmol": 1.0}])
+    before = logits(routed, {"gate:pmol": 1.0})
+    routed.add_router("pmol", pmol(seed=8))
+    with routed.gated(gate):
+        assert torch.equal(routed.model(IDS).logits, before)
+
+
+def test_a_guide_of_another_base(bank: LoraBank) -> None:
+    bank.add("a", factors(0))
+    wide = Router(RULES["x-lora"], ("a",), ("a",), {}, (Q, UP), Guide(hidden=48, experts=1))
+    with pytest.raises(CounterpointError, match="hidden states of 48 numbers, the base's have 32; was it trained on"):
+        bank.add_router("x-lora", wide)
+    assert not bank.routers
 
 
 def test_routers_that_do_not_fit(bank: LoraBank) -> None:

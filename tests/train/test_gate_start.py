@@ -39,6 +39,12 @@ def test_a_target_that_is_no_layer_is_named(model: Any, targets: str | tuple[str
         target_modules(model, targets)
 
 
+def test_no_target_is_refused(model: Any) -> None:
+    """A gate in no layer once failed in its first step."""
+    with pytest.raises(CounterpointError, match="lora_targets is empty; expected 'all-linear', or names as in q_proj"):
+        target_modules(model, ())
+
+
 def test_gpt2_has_layers_too() -> None:
     model = pico_model(family="gpt2")
     found = target_modules(model, "all-linear")

@@ -14,7 +14,8 @@ from counterpoint.artifacts import read_json
 from counterpoint.compose.weighers.gate import GateExpert, hash_adapter, open_gate
 from counterpoint.data.examples import example
 from counterpoint.models.adapter import LoraFactors, read_adapter
-from counterpoint.models.bank import LoraBank, Seen
+from counterpoint.models.bank import LoraBank
+from counterpoint.models.bank_layers import Seen
 from counterpoint.models.gates import GATE
 from counterpoint.models.load import load_model
 from counterpoint.testing import pico_adapter, pico_tokenizer

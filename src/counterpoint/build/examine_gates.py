@@ -24,7 +24,7 @@ class FoundGate:
 
     `parameters` are the router's and those of experts that came with it (None where they cannot be read), `own` says
     whether any did. `routing` is `routing.json`, and `means` what it says over all layers; both None for a gate that
-    has not been trained on data of several dimensions.
+    was not trained, and where the file cannot be read.
     """
 
     kind: str
@@ -93,9 +93,7 @@ def read_routing(place: Path) -> dict[str, Any] | None:
         return None
     routing: dict[str, Any] = read_json(place / ROUTING)
     if missing := sorted({"dimensions", "groups", "mass", "empty", "entropy"} - set(routing)):
-        raise CounterpointError(
-            f"{place / ROUTING}: {missing[0]!r} is missing; remove the file, or train the gate again"
-        )
+        raise CounterpointError(f"{place / ROUTING}: {missing[0]!r} is missing; train the gate again")
     return routing
 
 

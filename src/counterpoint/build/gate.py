@@ -3,13 +3,14 @@
 It lies in the band's folder `gates/<kind>`, where the method of that name finds it.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from counterpoint.artifacts import make_once, write_json
-from counterpoint.build.examine_gates import over_layers, read_routing
+from counterpoint.artifacts import make_once, read_json, write_json
+from counterpoint.build.examine_gates import over_layers
 from counterpoint.build.gate_band import Begun, list_dimensions
 from counterpoint.build.pairs import HELD_OUT, METRICS, Divided
 from counterpoint.compose.weighers.arrow import arrow_scores
@@ -20,6 +21,7 @@ from counterpoint.evaluate.gate import gate_quality
 from counterpoint.models.gates import Kind
 from counterpoint.stages import Bar, Stages
 from counterpoint.train.gate import GateConfig, train_gate
+from counterpoint.train.gate_log import ROUTING
 from counterpoint.train.gate_start import Given
 from counterpoint.train.phatgoose import PhatgooseConfig, train_phatgoose
 from counterpoint.train.run import TrainResult
@@ -44,7 +46,7 @@ def kind_of(config: Config) -> Kind:
 
 
 def make_arrow(folder: Path, config: ArrowConfig, given: Sequence[Given], stages: Stages) -> dict[str, Any]:
-    """Write an Arrow over adapters of the band, and say of what; one of the same adapters is not made again."""
+    """Write an Arrow over adapters of the band, and say of what; the same one is not made again."""
     factors = {entry.name: own for entry, own in given}
     hashes = {entry.name: str(entry.hash) for entry, _ in given}
     experts = [Expert(entry.name, entry.dimension) for entry, _ in given]
@@ -55,7 +57,8 @@ def make_arrow(folder: Path, config: ArrowConfig, given: Sequence[Given], stages
 
     why = f"what each of {len(given)} adapters stretches most, in {len(gate.modules)} layers"
     with stages.stage("arrow gate", why):
-        fresh = make_once(folder / GATES / "arrow", config, hashes, make)
+        inputs = {"experts": json.dumps([entry.model_dump() for entry, _ in given])}
+        fresh = make_once(folder / GATES / "arrow", config, inputs, make)
     return {"kind": "arrow", "fresh": fresh, "experts": list(factors), "layers": len(gate.modules), "top_k": gate.top_k}
 
 
@@ -84,11 +87,10 @@ def learn_gate(
         band = Band.load(folder, device=device)
         band.gate(kind)
         quality = measure_gate(band, kind, divided, config.seed, bar)
-    routing = read_routing(out)
     metrics = {
         "kind": kind, "fresh": result.fresh, "last_loss": result.losses[-1], "dimensions_added": new,
         "dimensions": {part.dimension: {**part.to_dict(), **quality[part.dimension]} for part in divided},
-        "routing": None if routing is None else over_layers(routing),
+        "routing": over_layers(read_json(out / ROUTING)),
     }  # fmt: skip
     write_comparisons(out / HELD_OUT, [comparison for part in divided for comparison in part.unseen])
     write_json(out / METRICS, metrics)
@@ -103,12 +105,12 @@ def _train(config: Config, seen: Sequence[Comparison], out: Path, given: Sequenc
 
 def about(config: Config, divided: Sequence[Divided], given: Sequence[Given]) -> str:
     """What a stage of training says of itself."""
-    given_pairs = "pairs: " + ", ".join(f"{part.dimension} {len(part.seen)}" for part in divided)
+    pairs = "pairs: " + ", ".join(f"{part.dimension} {len(part.seen)}" for part in divided)
     if isinstance(config, PhatgooseConfig):
-        return f"{given_pairs}; {config.steps} steps for each of {len(given)} adapters, on chosen responses"
+        return f"{pairs}; {config.steps} steps for each of {len(given)} adapters, on chosen responses"
     experts = f"{len(given)} adapters of the band" if given else f"{config.per_group} new experts for each"
     moves = "the router alone learns" if config.learn == "router" else "experts and router learn"
-    return f"{given_pairs}; {experts}; {moves}; {config.steps} steps of {config.loss}"
+    return f"{pairs}; {experts}; {moves}; {config.steps} steps of {config.loss}"
 
 
 def outcome(result: TrainResult) -> str:

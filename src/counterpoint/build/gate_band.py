@@ -65,7 +65,8 @@ def own_experts(begun: Begun, dimensions: Sequence[str]) -> list[Given]:
     for name in dimensions or served:
         if name not in served:
             raise CounterpointError(
-                f"{begun.folder}: no adapter of the band serves {name!r}; they serve: {', '.join(served)}"
+                f"{begun.folder}: no adapter of the band serves {name!r}; they serve: {', '.join(served)}; choose with "
+                "--dimensions, or add one with `counterpoint add`"
             )
         for place in (begun.folder / "experts" / entry.name for entry in begun.adapters if entry.dimension == name):
             given.append((GateExpert(name=place.name, dimension=name, hash=hash_adapter(place)), read_adapter(place)))

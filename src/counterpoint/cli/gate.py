@@ -45,11 +45,18 @@ DATA = "Preference data, as `data` reads it, or DIMENSION=FILE for a file that n
 BASE = "Start a band on this model, a folder or a hub id, where there is none."
 NAMES = "Which, as in helpful,harmless; else those of the band that the data has. The band gets those that it lacks."
 FROM = "Start from the band's own adapters for the dimensions, in place of new experts."
+BALANCE = "Weight of the loss that ties experts to dimensions; how far it does is in the table at the end."
 LEARN = "What moves: all, or the router alone (which --from-experts has unless told otherwise)."
-SOFT = "How soft groups are, from 0 (each for its own data alone) to 1: 0.1, or helpful=0.1,harmless=0.3."
-TARGET = "How shares follow from --soft: ratio, mass or loramoe."
+SOFT = (
+    "How soft groups are: 0.1, or helpful=0.1,harmless=0.3. --target says what it means; for --kind loramoe as there."
+)
+TARGET = (
+    "What --soft is: by ratio the part of an expert of another group to one of the data's own (0: the own alone, 1: "
+    "even), by mass the share of the own group, by loramoe 0 is even and 1 the own alone."
+)
 RENORMALISE = "Leave the empty expert out of that loss, so that it is free."
 TARGETS = "Which linear layers new experts adapt: all-linear, or names as in q_proj,v_proj."
+TOLD = "Share of pairs, 0 to 1, routed as if their dimension alone were asked for: 0.5 lets profiles steer new experts."
 REPLACE = "Put it in the place of the band's gate of that kind; the same one is not made again."
 LOSS = "dpo, ipo or hinge on pairs, or sft on the chosen responses."
 SOFT_IS = "expected a number, or one for each dimension, as in helpful=0.1,harmless=0.3"
@@ -60,7 +67,7 @@ GROUPED: Sequence[str] = ("pmol", "loramoe")
 TRAINED: Sequence[str] = (*MADE, "phatgoose")
 READ_BY: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("files", "comparisons", "preferences", "base", "column", "skip_bad"), TRAINED),
-    **dict.fromkeys(("loss", "learn", "beta", "sft_weight", "bf16"), MADE),
+    **dict.fromkeys(("loss", "learn", "told", "beta", "sft_weight", "bf16"), MADE),
     **dict.fromkeys(("per_group", "rank", "alpha", "targets", "balance", "soft"), GROUPED),
     **dict.fromkeys(("no_empty", "target", "renormalise"), ("pmol",)),
     **dict.fromkeys(("depth", "width", "layerwise"), ("x-lora",)),
@@ -92,12 +99,11 @@ def gate(
     no_empty: Annotated[
         bool, typer.Option("--no-empty", help="Without an expert that adds nothing.", rich_help_panel=ROUTER)
     ] = False,
-    balance: Annotated[
-        float, typer.Option(help="Weight of the loss that ties experts to dimensions.", rich_help_panel=ROUTER)
-    ] = 0.1,
+    balance: Annotated[float, typer.Option(help=BALANCE, rich_help_panel=ROUTER)] = 0.1,
     soft: Annotated[str, typer.Option(help=SOFT, rich_help_panel=ROUTER)] = "0.1",
     target: Annotated[Literal["ratio", "mass", "loramoe"], typer.Option(help=TARGET, rich_help_panel=ROUTER)] = "ratio",
     renormalise: Annotated[bool, typer.Option("--renormalise", help=RENORMALISE, rich_help_panel=ROUTER)] = False,
+    told: Annotated[float, typer.Option(help=TOLD, rich_help_panel=ROUTER)] = 0.0,
     depth: Annotated[int, typer.Option(help="Linear layers of the classifier.", rich_help_panel=ROUTER)] = 1,
     width: Annotated[int, typer.Option(help="Of its hidden layers.", rich_help_panel=ROUTER)] = 256,
     layerwise: Annotated[
@@ -154,8 +160,8 @@ def gate(
     own: dict[str, Any] = {"top_k": top_k, "temperature": temperature} if kind == "phatgoose" else {
         "kind": kind, "loss": loss, "beta": beta, "sft_weight": sft_weight, "per_group": per_group, "lora_rank": rank,
         "lora_alpha": alpha or 2 * rank, "lora_targets": parse_targets(targets), "empty": not no_empty,
-        "balance": balance, "soft": parse_soft(soft), "target": target, "renormalise": renormalise, "depth": depth,
-        "width": width, "layerwise": layerwise, "bf16": bf16,
+        "balance": balance, "soft": parse_soft(soft), "target": target, "renormalise": renormalise, "told": told,
+        "depth": depth, "width": width, "layerwise": layerwise, "bf16": bf16,
     }  # fmt: skip
     texts = [*(files or []), *map(str, comparisons or [])]
     data = read_data(begun, texts, names, parse_columns(column or []), skip_bad)
@@ -309,8 +315,7 @@ def print_gate(metrics: dict[str, Any]) -> None:
         table.add_row(name, share(found["routed"]), share(found["asked"]), pairs, str(found["too_long"]))
     out.print(table)
     say("the share that the gate raised the chosen response of by more, as it routes and with a profile for it alone")
-    if metrics["routing"]:
-        print_routing(metrics["routing"])
+    print_routing(metrics["routing"])
 
 
 def print_routing(routing: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """`counterpoint remove`."""
 
 import json
-import shlex
 from typing import Annotated
 
 import typer
@@ -39,7 +38,8 @@ def remove(
     gone = f" and the dimension {dropped[0]!r}" if dropped else ""
     out.print(f"removed expert {expert!r}{gone}; left: {', '.join(experts) or 'none'}", markup=False, soft_wrap=True)
     for kind in broken:
-        again = shlex.join(["counterpoint", "train", "gate", str(band), "--kind", kind, "--replace"])
         out.print(
-            f"the gate {kind} was over it and works no longer; make it anew: {again}", markup=False, soft_wrap=True
+            f"the gate {kind} was over it and works no longer; train it again with `counterpoint train gate`",
+            markup=False,
+            soft_wrap=True,
         )

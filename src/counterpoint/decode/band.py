@@ -226,8 +226,6 @@ class Band:
             if name in self.bank.experts:
                 self.bank.remove(name)
             self.bank.add(name, factors)
-        if opened.router.guide is not None:
-            opened.router.guide.to(self.model.device)
         self.bank.add_router(opened.gate.kind, opened.router)
         self._gates[opened.gate.kind] = opened.gate
 
@@ -417,12 +415,15 @@ class Band:
 def open_for(folder: Path, adapters: Mapping[str, Path], base: str | None) -> Opened:
     """Read a gate of a band with these adapters, on a base of this hash; None is one that no hash is known of.
 
-    Raises CounterpointError that names the file at fault, and for a gate that was trained on another base.
+    Raises CounterpointError that names the file at fault, and for a gate of another base or of another kind than its
+    folder's name.
     """
-    trained_on = read_gate(folder).base
-    if None not in (trained_on, base) and trained_on != base:
+    gate = read_gate(folder)
+    if gate.kind != folder.name:
+        raise CounterpointError(f"{folder / FILE}: kind is {gate.kind!r} in the folder {folder.name!r}; rename it")
+    if None not in (gate.base, base) and gate.base != base:
         raise CounterpointError(
-            f"{folder / FILE}: it was made on another base than the band's (hash {str(trained_on)[:12]}, the band's "
+            f"{folder / FILE}: it was made on another base than the band's (hash {str(gate.base)[:12]}, the band's "
             f"is {str(base)[:12]}); train it again with `counterpoint train gate`"
         )
     return open_gate(folder, adapters)

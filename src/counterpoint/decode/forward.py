@@ -3,7 +3,7 @@
 A step of few tokens is bound by how many operations there are. The modules of transformers issue some 70 a layer; the
 same function takes 30: RMSNorm is one, q and k are turned together, the heads that share keys and values become the
 queries of one head, so that nothing is copied for them, and layers that read one input are one product
-(`models/bank.py`). The modules stay the reference: `tests/decode/test_forward.py` holds this to their logits.
+(`models/bank_layers.py`). The modules stay the reference: `tests/decode/test_forward.py` holds this to their logits.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -97,6 +97,7 @@ class Guide(nn.Module):
 
     def __init__(self, hidden: int, experts: int, layers: int = 1, depth: int = 1, width: int = 2048) -> None:
         super().__init__()
+        self.hidden = hidden
         widths = [hidden, *[width] * (depth - 1), experts * layers]
         maps = [nn.Linear(into, out) for into, out in pairwise(widths)]
         self.layers = nn.Sequential(*(part for one in maps[:-1] for part in (one, nn.ReLU())), maps[-1])

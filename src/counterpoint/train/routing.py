@@ -19,7 +19,8 @@ from trl import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from counterpoint.data.examples import Pair
-from counterpoint.models.bank import LoraBank, Seen
+from counterpoint.models.bank import LoraBank
+from counterpoint.models.bank_layers import Seen
 from counterpoint.models.gates import GATE, AnyGates, RowGates
 from counterpoint.train.dpo import Dpo
 from counterpoint.train.gate_log import Tally, means, tally

@@ -27,6 +27,7 @@ from counterpoint.types import CounterpointError, Expert, Profile
 GATES, FILE, LEARNED = "gates", "gate.json", "gate.safetensors"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 GUIDE, FIRST = "guide.", "layers.0.weight"
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 AGAIN = "train it again with `counterpoint train gate`"
 
 
@@ -200,12 +201,17 @@ def read_learned(path: Path, gate: Gate, like: LoraFactors) -> dict[str, Tensor]
         what = "is missing" if differ[0] in expected else "is no part of this gate"
         raise CounterpointError(f"{path}: tensor {differ[0]!r} {what}; {AGAIN}")
     for name, shape in expected.items():
-        if learned[name].shape != shape:
-            found = f"{tuple(learned[name].shape)}, expected {shape}"
-            raise CounterpointError(f"{path}: tensor {name!r} has the shape {found}; {AGAIN}")
-        if not learned[name].isfinite().all():
-            raise CounterpointError(f"{path}: tensor {name!r} is not finite everywhere; {AGAIN}")
+        if wrong := _wrong_with(learned[name], shape):
+            raise CounterpointError(f"{path}: tensor {name!r} {wrong}; {AGAIN}")
     return learned
+
+
+def _wrong_with(part: Tensor, shape: tuple[int, ...]) -> str:
+    if part.shape != shape:
+        return f"has the shape {tuple(part.shape)}, expected {shape}"
+    if part.dtype not in FLOATS:
+        return f"is of the type {part.dtype}, expected {FLOATS[0]}"
+    return "" if part.isfinite().all() else "is not finite everywhere"
 
 
 def _check_same(folder: Path, expert: GateExpert, experts: Mapping[str, Path]) -> None:
