@@ -101,12 +101,15 @@ def pmol_prefill(folder: Path, dtype: str) -> Iterator[Row]:
 
 
 def pmol_x_lora(folder: Path, dtype: str) -> Iterator[Row]:
-    """X-LoRA's decoding with caches, against PEFT's, which computes all of a text anew for each token."""
-    bench, theirs = benches(folder, dtype)["X-LoRA"], pmol_peers.peft_x_lora(folder, DTYPES[dtype], K)
-    fast, slow = in_turn(
-        lambda: bench.decode([plan_of("X-LoRA")], TOKENS), lambda: pmol_peers.greedy_anew(theirs, TOKENS), rounds=1
+    """X-LoRA's and PMoL's decoding with caches, against PEFT's X-LoRA, which computes a text anew for each token."""
+    ours, theirs = benches(folder, dtype), pmol_peers.peft_x_lora(folder, DTYPES[dtype], K)
+    *fast, slow = in_turn(
+        *(partial(ours[name].decode, [plan_of(name)], TOKENS) for name in ("X-LoRA", "PMoL")),
+        lambda: pmol_peers.greedy_anew(theirs, TOKENS),
+        rounds=1,
     )
-    yield Row(f"X-LoRA, 1 at once, {dtype}: PEFT X-LoRA, no cache", fast, slow, "tok/s")
+    for name, own in zip(("X-LoRA", "PMoL"), fast, strict=True):
+        yield Row(f"{name}, 1 at once, {dtype}: PEFT X-LoRA, no cache", own, slow, "tok/s")
 
 
 def measured(works: Mapping[str, Work], rounds: int) -> dict[str, float]:
@@ -217,6 +220,7 @@ def our_trainer(folder: Path, dtype: str, work: str) -> Callable[[], None]:
     learner = new_learner(config, load(folder, DTYPES[dtype]), ())
     trainer = RoutedSft(model=learner.bank.model, args=TrainingArguments(work, use_cpu=True, report_to="none"))
     trainer.learner = learner
+    trainer.state.max_steps, trainer.state.global_step = 1000, 1  # one of the many steps that say nothing of the shares
     return stepper(trainer, learner.parameters, {"group": torch.arange(STEP[0]) % K})
 
 

@@ -1,7 +1,8 @@
 """The laws of gates: a router's rows are random, and every token of every layer has shares of its own.
 
-The identity tests are numbered I1 to I8. Each gate is held to a reference that knows no bank: the model's own modules,
-with each expert's delta added to what they give, one expert after another.
+The identity tests are numbered I1 to I8 (the permutation of candidates is of routers of prompts; I5 is its like here).
+Each gate is held to a reference that knows no bank: the model's own modules, with each expert's delta added to what
+they give, one expert after another.
 """
 
 import math
@@ -546,11 +547,19 @@ def test_shares_by_hand() -> None:
 
 @pytest.mark.parametrize("rule", [*RULES.values(), replace(RULES["x-lora"], top_k=2)])
 def test_simplex_the_shares_of_each_token_sum_to_what_the_empty_expert_leaves(rule: Rule) -> None:
-    """Of every token of a batch: X-LoRA's code has one softmax over what is kept of all, whose sum is 1 together."""
     score_BTE = SCORE_NE.view(5, 10, 4)
     left = 1 - torch.softmax(score_BTE, dim=-1)[..., -1] if rule.empty else torch.ones(5, 10)
     for log_w in (None, log_w_of(rule)):
         torch.testing.assert_close(shares(score_BTE, rule, log_w).sum(-1), left)
+
+
+def test_regression_x_loras_top_k_softmax_over_all_that_is_kept() -> None:
+    """Published X-LoRA takes one softmax over the kept scores of all tokens: of two tokens each gets about half."""
+    score_BTK = torch.tensor([[[2.0, 1.0, -1.0], [0.5, 1.5, 0.0]]])
+    kept = score_BTK.masked_fill(score_BTK < score_BTK.topk(2).values[..., -1:], -math.inf)
+    at_once = torch.softmax(kept.flatten(), dim=0).view_as(kept)
+    assert at_once.sum(-1).max() < 0.7
+    torch.testing.assert_close(shares(score_BTK, Rule(top_k=2)).sum(-1), torch.ones(1, 2))
 
 
 @two_families

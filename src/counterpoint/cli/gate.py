@@ -147,6 +147,8 @@ def gate(
     check_kind(kind)
     check_read(context, kind)
     check_start(context, kind, from_experts, learn)
+    if target == "mass" and not passed(context, "soft"):
+        raise CounterpointError("--target mass: pass --soft, the share of a dimension's own group, such as 0.8")
     set_threads(threads)
     begun = begin(band, None if base is None else resolved(base))
     claim_gate(band, kind, replace)

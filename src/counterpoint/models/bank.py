@@ -6,7 +6,8 @@ and no copy of the model), and rows of one batch may have any gates at all. A ga
 what the layer reads (`models/gates.py`), is the same sum.
 
 The factors of the active experts are stacked in the layers (`models/bank_layers.py`), and experts that no live row asks
-for are soon unstacked. Factors are held once: those of a stacked expert are views of the stack, as a router's rows are.
+for are soon unstacked. Factors of the base's type are held once: a stacked expert's are views of the stack, as a
+router's rows are.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -2,8 +2,8 @@
 
     loss = L_base + balance * L_own
 
-L_base prefers the chosen responses of all dimensions together (DPO; the paper of PMoL does not name its loss) or
-imitates them (SFT). L_own ties groups of experts to dimensions (`train/balance.py`): the expert-group soft loss of PMoL
+L_base prefers the chosen responses of all dimensions together (DPO; that of PMoL is not known to us) or imitates
+them (SFT). L_own ties groups of experts to dimensions (`train/balance.py`): the expert-group soft loss of PMoL
 (arXiv 2411.01245), the localised balancing constraint of LoRAMoE (arXiv 2312.09979); X-LoRA (arXiv 2402.07148) has
 none. The reference of DPO is the base without the gate.
 

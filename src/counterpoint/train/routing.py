@@ -182,8 +182,9 @@ class _Routed:
         return loss + self._part_of_step(num_items_in_batch) * self.learner.own_loss(*routed)
 
     def _told(self, group_B: Tensor) -> Tensor:
-        """Which rows are told whom they serve; drawn by the step's number, so that a resumed run draws them again."""
-        generator = torch.Generator().manual_seed(self.state.global_step)  # type: ignore[attr-defined]
+        """Which rows are told whom they serve; drawn by seed and step, so that a resumed run draws them again."""
+        trainer: Any = self
+        generator = torch.Generator().manual_seed(trainer.args.seed * 2**32 + trainer.state.global_step)
         return (torch.rand(len(group_B), generator=generator) < self.learner.told).to(group_B.device)
 
     def _part_of_step(self, num_items_in_batch: Any) -> float:
