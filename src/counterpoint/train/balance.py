@@ -5,8 +5,8 @@ PMoL's expert-group soft loss (arXiv 2411.01245, section 3.4), for a token of da
     L_egs = KL(D_i || w[:K])
 
 w are the shares of the K real experts. How D_i follows from the soft constraint s_c is not in what we know of the
-paper; three readings are here. The surprising part: where an empty expert has the share w_e, and w[:K] is not divided by
-1 - w_e,
+paper; three readings are here. The surprising part: where an empty expert has the share w_e, and w[:K] is not divided
+by 1 - w_e,
 
     KL(D_i || w[:K]) = KL(D_i || w[:K] / (1 - w_e)) - log(1 - w_e)
 
