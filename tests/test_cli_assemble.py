@@ -192,8 +192,8 @@ def test_remove(place: Path, terminal: Terminal) -> None:
     assert "did you mean 'wild'" in terminal.mistake("remove", "band", "wil")
     said = terminal.run("remove", "band", "warm")
     assert said == "removed expert 'warm' and the dimension 'friendly'; left: concise, wild\n"
+    assert terminal.json("remove", "band", "concise", "--keep-dimension") == {
         "removed": "concise", "dimensions_dropped": [], "experts": ["wild"], "gates_broken": [],
-        "removed": "concise", "dimensions_dropped": [], "experts": ["wild"],
     }  # fmt: skip
     assert Band.load("band").dimensions == ("concise", "wild")
 
