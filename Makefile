@@ -23,7 +23,7 @@ test: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=5
 
-# About 25 minutes with all peers; nothing else should run. LLAMA_SERVER=folder adds llama-server
+# About 50 minutes with all peers; nothing else should run. LLAMA_SERVER=folder adds llama-server
 # (benchmarks/llama_server.py), and MERGEKIT=folder mergekit (benchmarks/merge.py).
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
