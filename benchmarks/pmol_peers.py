@@ -59,7 +59,8 @@ def peft_x_lora(folder: Path, dtype: torch.dtype, experts: int) -> Any:
 def peft_lora(folder: Path, dtype: torch.dtype, rank: int) -> Any:
     """One LoRA on all projections, to be trained."""
     config = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS))
-    return get_peft_model(load(folder, dtype), config)
+    with quiet():
+        return get_peft_model(load(folder, dtype), config)
 
 
 @torch.no_grad()
