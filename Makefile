@@ -23,7 +23,7 @@ test: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=5
 
-# About 50 minutes with all peers; nothing else should run. LLAMA_SERVER=folder adds llama-server
+# 25 minutes with all peers, and as long again for gates; nothing else should run. LLAMA_SERVER=folder adds llama-server
 # (benchmarks/llama_server.py), and MERGEKIT=folder mergekit (benchmarks/merge.py).
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
