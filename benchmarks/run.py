@@ -1,6 +1,7 @@
 """`make bench`: Counterpoint's engine against its peers, a table on the screen and `bench.json`.
 
-25 minutes with all peers, and as long again for gates; nothing else should run. `--only WORD` takes the rows whose names hold a word.
+25 minutes with all peers, and as long again for gates; nothing else should run. `--only WORD` takes the rows whose
+names hold a word.
 LLAMA_SERVER=FOLDER adds llama-server (benchmarks/llama_server.py), and MERGEKIT=FOLDER mergekit (benchmarks/merge.py).
 """
 
