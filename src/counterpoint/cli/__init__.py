@@ -23,6 +23,7 @@ from counterpoint.cli import (
     remove,
     sample,
     score,
+    serve,
     trace,
     train,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "remove",
     "sample",
     "score",
+    "serve",
     "trace",
     "train",
 ]
