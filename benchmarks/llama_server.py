@@ -93,10 +93,11 @@ def _quietly(command: Sequence[Any]) -> None:
 
 
 class Server:
-    """A running llama-server."""
+    """A running llama-server: where, and as which process."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, process: int) -> None:
         self.address = address
+        self.process = process
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -138,7 +139,7 @@ def serving(build_folder: Path, models: Path, dtype: str) -> Iterator[Server]:
     with open(models / "llama-server.log", "w") as log:
         process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=subprocess.STDOUT)
         try:
-            yield _ready(Server(f"http://127.0.0.1:{port}"), process)
+            yield _ready(Server(f"http://127.0.0.1:{port}", process.pid), process)
         finally:
             process.terminate()
             process.wait(20)

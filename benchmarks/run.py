@@ -8,7 +8,7 @@ LLAMA_SERVER=FOLDER adds llama-server (benchmarks/llama_server.py), and MERGEKIT
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -171,18 +171,22 @@ def main(
                     rows += part(folder, dtype)
     if not rows:
         raise typer.BadParameter(f"no part is called {only!r}; there are: {', '.join(p.__name__ for p, _ in PARTS)}")
+    show(console, rows, time.time() - start)
+    write_json(out, [row.as_json(units) for row in rows])
+
+
+def show(console: Console, rows: Sequence[Row], took: float) -> None:
+    """Print rows, and on what machine they were measured."""
+    units = has_bf16_units()
     table = Table("measured: against", "ours", "theirs", "unit", "ratio", "goal", "met", box=None)
     for row in rows:
         data = row.as_json(units)
         met = {True: "yes", False: "NO", None: "-"}[data["met"]]
         table.add_row(row.name, *(_short(data[key]) for key in ("ours", "theirs", "unit", "ratio", "goal")), met)
-    console.print(
-        f"{hardware()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {time.time() - start:.0f} s"
-    )
+    console.print(f"{hardware()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {took:.0f} s")
     console.print(table)
     if not units:
         console.print("This CPU has no bf16 units: goals in bfloat16 are not judged.")
-    write_json(out, [row.as_json(units) for row in rows])
 
 
 def has_bf16_units() -> bool:

@@ -177,6 +177,8 @@ class ScriptedLM:
         self._gates: list[str] = []
         self._seen: list[tuple[int, ...]] = []
         self._due: list[int | None] = []
+        self._unfilled: list[int] = []
+        self._stepped: list[bool] = []
 
     @property
     def rows(self) -> int:
@@ -184,37 +186,65 @@ class ScriptedLM:
         return len(self._seen)
 
     def join(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
+        self.begin(contexts, gates)
+        self.fill()
+
+    def begin(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
         self.calls.append(("join", tuple(map(len, contexts))))
         assert contexts, "join of no rows"
         assert len(contexts) == len(gates), f"{len(contexts)} contexts but {len(gates)} gates"
+        assert not any(self._unfilled), "others join while rows are being filled"
         for context, gate in zip(contexts, gates, strict=True):
             assert context, "a row without a context"
             assert all(0 <= token < self.vocabulary for token in context), f"not in the vocabulary: {context}"
             self._gates.append("+".join(name for name, coefficient in gate.items() if coefficient))
             self._seen.append(tuple(context[:-1]))
             self._due.append(context[-1])
+            self._unfilled.append(len(context) - 1)
+            self._stepped.append(False)
+
+    def fill(self, most: int | None = None) -> bool:
+        """A row at a time, each at most `most` tokens."""
+        row = next((row for row, left in enumerate(self._unfilled) if left), None)
+        if most is None:
+            self._unfilled = [0] * self.rows
+        elif row is not None:
+            self.calls.append(("fill", (row, min(most, self._unfilled[row]))))
+            self._unfilled[row] -= min(most, self._unfilled[row])
+        return not any(self._unfilled)
 
     def step(self, tokens_B: Sequence[int]) -> torch.Tensor:
         self.calls.append(("step", tuple(tokens_B)))
         assert tokens_B, "step of no rows"
-        assert len(tokens_B) == self.rows, f"{len(tokens_B)} tokens for {self.rows} rows"
-        for row, (token, due) in enumerate(zip(tokens_B, self._due, strict=True)):
+        assert len(tokens_B) <= self.rows, f"{len(tokens_B)} tokens for {self.rows} rows"
+        assert not any(self._stepped[len(tokens_B) :]), "a row that was stepped before is left out"
+        self._stepped[: len(tokens_B)] = [True] * len(tokens_B)
+        return torch.stack([self._feed(row, [token])[-1] for row, token in enumerate(tokens_B)])
+
+    def extend(self, rows: Sequence[int], tokens_RT: Sequence[Sequence[int]]) -> torch.Tensor:
+        self.calls.append(("extend", tuple(rows)))
+        return torch.stack([self._feed(row, tokens) for row, tokens in zip(rows, tokens_RT, strict=True)])
+
+    def _feed(self, row: int, tokens: Sequence[int]) -> torch.Tensor:
+        """The logits after each of a row's next tokens, `[T, V]`."""
+        assert not self._unfilled[row], f"row {row} is not filled"
+        logits = []
+        for token in tokens:
+            due = self._due[row]
             assert 0 <= token < self.vocabulary, f"token {token} is not in the vocabulary"
             assert due is None or token == due, f"row {row} joined before {due}, but {token} was fed"
             self._seen[row] += (token,)
-        self._due = [None] * self.rows
-        logits = [list(self.script(gate, seen)) for gate, seen in zip(self._gates, self._seen, strict=True)]
+            self._due[row] = None
+            logits.append(list(self.script(self._gates[row], self._seen[row])))
         return torch.tensor(logits, dtype=torch.float32)
 
     def keep(self, rows: Sequence[int]) -> None:
         self.calls.append(("keep", tuple(rows)))
         assert len(set(rows)) == len(rows), f"a row is kept twice: {list(rows)}"
         assert all(place <= row < self.rows for place, row in enumerate(rows)), f"no move to the front: {list(rows)}"
-        self._gates, self._seen, self._due = (
-            [self._gates[row] for row in rows],
-            [self._seen[row] for row in rows],
-            [self._due[row] for row in rows],
-        )
+        self._gates, self._seen = [self._gates[row] for row in rows], [self._seen[row] for row in rows]
+        self._due, self._unfilled = [self._due[row] for row in rows], [self._unfilled[row] for row in rows]
+        self._stepped = [self._stepped[row] for row in rows]
 
 
 class LetterReward:

@@ -146,17 +146,28 @@ class RewardFn(Protocol):
 
 
 class LanguageModel(Protocol):
-    """Rows of (context, gate) that grow by one token a step; a row is one expert's view of one request."""
+    """Rows of (context, gate) that grow by one token a step; a row is one expert's view of one request.
+
+    Rows that are not filled yet stand behind those that are, and no others join meanwhile.
+    """
 
     @property
     def vocabulary(self) -> int: ...
 
     def join(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
-        """Append rows at the end. All of a context but its last token enters the cache."""
+        """Append rows at the end, filled: all of a context but its last token enters the cache."""
+        ...
+
+    def begin(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
+        """Append rows at the end that are yet to be filled."""
+        ...
+
+    def fill(self, most: int | None = None) -> bool:
+        """Let at most `most` more tokens of rows that joined enter the cache (None: all); whether all are filled."""
         ...
 
     def step(self, tokens_B: Sequence[int]) -> "Tensor":
-        """Feed one token to each live row and return next-token logits `[B, V]`.
+        """Feed one token to each of the first rows and return next-token logits `[B, V]`.
 
         Where some rows know a part of their distribution only, `[B, V + 1]`: the last column is the logarithm of what
         is left, and the row is normalised; a row of -inf alone has nothing to say any more. A controller's rows hold
@@ -164,8 +175,12 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def extend(self, rows: Sequence[int], tokens_RT: Sequence[Sequence[int]]) -> "Tensor":
+        """Feed some filled rows several tokens each and return the logits after each of them, `[R, T, V]`."""
+        ...
+
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop every live row but `rows`, which take the places 0, 1, ... in the order given."""
+        """Drop every row but `rows`, which take the places 0, 1, ... in the order given, unfilled ones last."""
         ...
 
 

@@ -435,8 +435,8 @@ def test_the_scripted_model_refuses_calls_out_of_order() -> None:
         model.join([()], [{}])
     model = ScriptedLM(3, lambda _, __: [0.0] * 3)
     model.join([(0, 1), (2,)], [{}, {}])
-    with pytest.raises(AssertionError, match="1 tokens for 2 rows"):
-        model.step([1])
+    with pytest.raises(AssertionError, match="3 tokens for 2 rows"):
+        model.step([1, 2, 0])
     with pytest.raises(AssertionError, match="row 0 joined before 1, but 2 was fed"):
         model.step([2, 2])
     with pytest.raises(AssertionError, match="no move to the front"):

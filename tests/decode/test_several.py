@@ -215,22 +215,26 @@ class Life:
 
 
 def wander(model: LanguageModel, gates: Sequence[Mapping[str, float]], draw: random.Random, turns: int) -> list[Life]:
-    """Let rows join, step and leave at random, and change places in any way; all rows that ever lived."""
+    """Let rows join, fill, step and leave at random, and change places in any way; all rows that ever lived."""
     live: list[Life] = []
+    filling: list[Life] = []
     past: list[Life] = []
     for _ in range(turns):
-        if joining := [Life(draw.choice(gates), some_tokens(draw)) for _ in range(draw.randrange(4))]:
-            model.join([life.context for life in joining], [life.gate for life in joining])
-            live += joining
+        if not filling and (joining := [Life(draw.choice(gates), some_tokens(draw)) for _ in range(draw.randrange(4))]):
+            model.begin([life.context for life in joining], [life.gate for life in joining])
+            filling = joining
             past += joining
+        if filling and model.fill(draw.choice([None, 1, 2, 5])):
+            live, filling = live + filling, []
         if live:
             tokens = [draw.randrange(7) if life.fed else life.context[-1] for life in live]
             for life, token, logits in zip(live, tokens, model.step(tokens), strict=True):
                 life.fed.append(token)
                 life.logits.append(logits)
         places = draw.sample(range(len(live)), draw.randrange(len(live) + 1))
-        model.keep(places)
-        live = [live[place] for place in places]
+        late = draw.sample(range(len(filling)), draw.randrange(len(filling) + 1))
+        model.keep([*places, *(len(live) + place for place in late)])
+        live, filling = [live[place] for place in places], [filling[place] for place in late]
     model.keep([])
     return past
 
@@ -274,10 +278,10 @@ def test_logits_beyond_the_vocabulary_are_cut() -> None:
 class Refusing(ScriptedLM):
     """Takes no context of more than two tokens."""
 
-    def join(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
+    def begin(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
         if any(len(context) > 2 for context in contexts):
             raise CounterpointError("too long")
-        super().join(contexts, gates)
+        super().begin(contexts, gates)
 
 
 def test_where_one_model_refuses_no_row_joins() -> None:

@@ -16,6 +16,7 @@ from counterpoint.cli import (
     expert,
     gate,
     inspect,
+    keys,
     label,
     merge,
     policy,
@@ -26,6 +27,7 @@ from counterpoint.cli import (
     serve,
     trace,
     train,
+    users,
 )
 from counterpoint.cli.app import app
 from counterpoint.types import CounterpointError
@@ -42,6 +44,7 @@ __all__ = [
     "expert",
     "gate",
     "inspect",
+    "keys",
     "label",
     "main",
     "merge",
@@ -53,6 +56,7 @@ __all__ = [
     "serve",
     "trace",
     "train",
+    "users",
 ]
 
 

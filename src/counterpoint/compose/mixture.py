@@ -57,12 +57,17 @@ def without_silent(c_K: Tensor, silent_K: Tensor) -> Tensor:
     The other positive ones keep the sum of all that were positive, and negative ones stay: of `{a: 1, b: 1, base: -1}`
     without b is left `{a: 2, base: -1}`. Raises CounterpointError where no positive coefficient is left.
     """
+    if has_nobody(c_K, silent_K).any():
+        raise CounterpointError("every expert of a request has failed; see to their endpoints, and ask again")
     left_K = c_K.masked_fill(silent_K, 0.0)
     before_1, after_1 = (c.clamp(min=0).sum(-1, keepdim=True) for c in (c_K, left_K))
     lost_1 = (silent_K & (c_K != 0)).any(-1, keepdim=True)
-    if (lost_1 & (after_1 == 0)).any():
-        raise CounterpointError("every expert of a request has failed; see to their endpoints, and ask again")
     return torch.where(lost_1 & (left_K > 0), left_K * (before_1 / after_1), left_K)
+
+
+def has_nobody(c_K: Tensor, silent_K: Tensor) -> Tensor:
+    """Whether none is left, of coefficients `[..., K]`, that is positive, because some have fallen silent; `[...]`."""
+    return (silent_K & (c_K != 0)).any(-1) & ~(c_K.masked_fill(silent_K, 0.0) > 0).any(-1)
 
 
 def credit(logp_KV: Tensor, c_K: Tensor, logp_V: Tensor, token: Tensor, space: Space) -> Tensor:

@@ -22,6 +22,7 @@ from counterpoint.compose.weighers.controller import Controller, check_vocabular
 from counterpoint.compose.weighers.gate import FILE, GATES, KINDS, Gate, Opened, gate_over, open_gate, read_gate
 from counterpoint.data.chat import prompt_ids, with_request
 from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.refresh import read_change
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.several import INSTEAD, Several, Whole, whole_model
@@ -64,10 +65,13 @@ class Band:
         self._gates: dict[str, Gate] = {}
         self._unread_gates: dict[str, Callable[[], Opened]] = {}
         self.max_rows = max_rows
+        self.max_cells: int | None = None
+        self.chunk: int | None = None
         self.experts = file.typed_experts()
         self.dimensions = tuple(entry.name for entry in file.dimensions)
         self.bounds: Bounds = parse_bounds(file.bounds, self.dimensions)
         self.longest = int(model.config.max_position_embeddings)
+        self.folder: Path | None = None
         self.engine = self._engine()
 
     @classmethod
@@ -83,13 +87,11 @@ class Band:
         file = read_band(folder)
         paths = {entry.name: expert_path(folder, entry) for entry in file.experts}
         band = cls._of(file, base_path(folder, file), paths, dtype, device, max_rows)
+        band.folder = folder
         if (folder / "controller").exists():
             band._unread = folder / "controller"
             band.engine = band._engine()
-        adapters = {entry.name: Path(paths[entry.name]) for entry in file.experts if entry.kind == "adapter"}
-        for kind in KINDS:
-            if (folder / GATES / kind).exists():
-                band._unread_gates[kind] = partial(open_for, folder / GATES / kind, adapters, file.base_hash)
+        band._find_gates(folder)
         return band
 
     @classmethod
@@ -149,6 +151,30 @@ class Band:
                 bank.add(expert.name, read_adapter(Path(paths[expert.name])))
         return cls(file, model, tokenizer, bank, whole, max_rows)
 
+    def refresh(self) -> None:
+        """Take what has changed in the band's folder: adapters that were added or removed, dimensions and bounds.
+
+        Requests under way end with the experts that they began with. A gate that needs an expert that is gone goes too;
+        other gates, and the controller, stay as they were loaded. Raises CounterpointError, and leaves everything as it
+        was, for a file at fault and for what needs a new start.
+        """
+        if self.folder is None:
+            raise CounterpointError("this band was assembled, and lies in no folder that could be read again")
+        change = read_change(self.folder, self.file, self.bank, self.engine.gates)
+        for name in change.gone:
+            self.bank.retire(name)
+        for name, factors in change.fresh.items():
+            if name in self.bank.experts:
+                self.bank.remove(name)
+            self.bank.add(name, factors)
+        self.file, self.experts = change.file, change.file.typed_experts()
+        self.dimensions = tuple(entry.name for entry in change.file.dimensions)
+        self.bounds = parse_bounds(change.file.bounds, self.dimensions)
+        for kind, gate in list(self._gates.items()):
+            if not {*map(gate.bank_name, gate.experts)}.isdisjoint({*change.gone, *change.fresh}):
+                del self._gates[kind]
+        self._find_gates(self.folder)
+
     @property
     def controller(self) -> Controller | None:
         """What steers the method mope. That of the band's folder is read when it is first asked for.
@@ -206,6 +232,15 @@ class Band:
         """The kinds of gates that the band has, read or not; an Arrow that nobody made is not among them."""
         return tuple(kind for kind in KINDS if kind in self._gates or kind in self._unread_gates)
 
+    def _find_gates(self, folder: Path) -> None:
+        """Note which gates a folder holds; each is read when it is first asked for."""
+        paths = {entry.name: Path(expert_path(folder, entry)) for entry in self.file.experts if entry.kind == "adapter"}
+        self._unread_gates = {
+            kind: partial(open_for, folder / GATES / kind, paths, self.file.base_hash)
+            for kind in KINDS
+            if (folder / GATES / kind).exists()
+        }
+
     def gate(self, kind: str) -> Gate:
         """The gate of a kind: of the band's folder, read when it is first asked for; an Arrow can be made of any band.
 
@@ -241,8 +276,29 @@ class Band:
         texts = [f"{dimension[name].name}: {dimension[name].description}" for name in experts]
         return describe(self.model, self.tokenizer, texts)
 
+    def bound(self, max_rows: int, memory: int | None = None, chunk: int | None = None) -> None:
+        """Put in place an engine of so many rows, whose keys and values take at most `memory` bytes.
+
+        At most `chunk` tokens of the prompts of those that join are fed between two steps (None: all).
+        """
+        self.max_rows, self.chunk = max_rows, chunk
+        self.max_cells = None if memory is None else self.cells_in(memory)
+        self.engine = self._engine()
+
+    def cells_in(self, memory: int) -> int:
+        """For how many tokens there is room in so many bytes of the base's keys and values (`decode.rows.cells`).
+
+        A guided gate, x-lora, holds what it reads of the base as well, so that there is room for half as many. Whole
+        models and a controller have rows of their own, which are not counted.
+        """
+        config = self.model.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        each = 2 * int(config.num_hidden_layers) * int(heads) * int(width) * int(self.model.dtype.itemsize)
+        return memory // (each * (2 if "x-lora" in self.gates else 1))
+
     def _engine(self) -> Engine:
-        rows = Rows(self.model, self.bank)
+        rows = Rows(self.model, self.bank, max_cells=self.max_cells)
         longest = [expert.longest for name, expert in self.whole.items() if name != CONTROLLER]
         return Engine(
             Several(rows, self.whole, self._vocabulary()) if self.whole or self._unread else rows,
@@ -250,6 +306,8 @@ class Band:
             end_tokens(self.model.generation_config.eos_token_id, self.tokenizer),
             max([self.longest, *longest]),
             self.max_rows,
+            self.max_cells,
+            self.chunk,
         )
 
     def _vocabulary(self) -> int:

@@ -3,11 +3,13 @@
 A request is a plan's rows (one per expert of a mixture, else one, and one for a controller). Each step feeds every live
 row its request's last token in one forward, mixes each request's rows into one distribution, and draws one token per
 request. What a request gets does not depend on its companions (law `batch`).
+
+Those that join are filled behind the live rows, between steps and, if asked to, in chunks: then nobody who is being
+answered waits for more than a chunk of somebody's prompt.
 """
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -15,9 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from counterpoint.compose.mixture import mix_log, mix_partial_log, mix_prob, without_silent
-from counterpoint.compose.plan import Plan, Space
-from counterpoint.decode.sampling import Sampling, noise, penalise, sample
+from counterpoint.compose.plan import Plan
+from counterpoint.decode.logprobs import TopLogprobs, top_logprobs
+from counterpoint.decode.mixing import Group, Mixture, grouped, mix
+from counterpoint.decode.rows import cells
+from counterpoint.decode.sampling import Sampling, lean, leaning, noise, penalise, sample
+from counterpoint.decode.scoring import Score
+from counterpoint.decode.several import compacted
 from counterpoint.decode.tracing import Detail, Recorder, Step
 from counterpoint.types import Completion, CounterpointError, LanguageModel
 
@@ -27,16 +33,43 @@ class Request:
     """A plan, the context of each of its rows (token ids), and how to sample.
 
     With `trace` its completion tells how each token came about; "vocabulary" keeps every row's whole distribution.
+    `logprobs` asks for so many of the likeliest tokens beside each token (0: the token's own log-probability), of the
+    mixture, before temperature, the penalties on what was said and the bias act on it. With `given` tokens nothing is
+    drawn: these are scored instead.
     """
 
     plan: Plan
     contexts: tuple[tuple[int, ...], ...]
     sampling: Sampling = field(default_factory=Sampling)
     trace: Detail | None = None
+    logprobs: int | None = None
+    given: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.contexts) != len(self.plan.all_rows):
             raise ValueError(f"{len(self.plan.all_rows)} rows but {len(self.contexts)} contexts")
+
+    @property
+    def longest(self) -> int:
+        """The longest of its contexts, in tokens."""
+        return max(map(len, self.contexts))
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a step brought to a request. With a `completion` or an `error` it is over, and has left.
+
+    `token` is None where none was said: by the end-of-text token, and in what is not drawn. `logprobs` and `credit`
+    (`Trace.credit_TK`) are there for those who asked. `scores` are those of a request's given tokens.
+    """
+
+    ticket: int
+    token: int | None = None
+    completion: Completion | None = None
+    error: CounterpointError | None = None
+    logprobs: TopLogprobs | None = None
+    credit: tuple[float, ...] | None = None
+    scores: tuple[TopLogprobs, ...] | None = None
 
 
 @dataclass
@@ -50,53 +83,18 @@ class _Live:
     limit: int
     seen_KV: Tensor | None
     recorder: Recorder | None
+    score: Score | None
     tokens: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Live requests whose rows are mixed alike: indices of their rows `[G, K]` and coefficients `[G, K]`.
-
-    `as_is`: the one row of each is its distribution, and nothing is to be mixed.
-    """
-
-    members: list[int]
-    rows_GK: Tensor
-    c_GK: Tensor
-    space: Space
-    as_is: bool
-    steering: "_Steering | None"
-
-
-@dataclass(frozen=True)
-class _Steering:
-    """The controllers of a group's requests: their rows `[G]`, and what `Control` says of each mixed row `[G, K]`."""
-
-    row_G: Tensor
-    column_GK: Tensor
-    log_prior_GK: Tensor
-    strength_G1: Tensor
-
-    def share(self, logits_BV: Tensor) -> Tensor:
-        """strength * softmax(log_prior + z), `[G, K]`."""
-        device = logits_BV.device
-        z_GK = logits_BV[self.row_G].gather(-1, self.column_GK.to(device))
-        return self.strength_G1.to(device) * torch.softmax(self.log_prior_GK.to(device) + z_GK, dim=-1)
-
-
-@dataclass(frozen=True)
-class _Mixed:
-    """What a group's rows were in the step in progress, `[G, K, V]`, and what mixed them, `[G, K]`."""
-
-    logp_GKV: Tensor
-    c_GK: Tensor
+    said: Counter[int] = field(default_factory=Counter)
 
 
 class Engine:
     """Decodes requests over a `LanguageModel`.
 
     `decode` turns token ids into text (for stop strings and completions), `end_tokens` end a response, `longest` bounds
-    context plus response, `max_rows` bounds the batch: a request that does not fit waits, in order of submission.
+    context plus response, `max_rows` bounds the batch, and `max_cells` the room that it takes, in `rows.cells`: a
+    request that does not fit waits, in order of submission. At most `chunk` tokens of those that join are fed between
+    two steps (None: all).
     """
 
     def __init__(
@@ -106,42 +104,98 @@ class Engine:
         end_tokens: Iterable[int],
         longest: int,
         max_rows: int = 512,
+        max_cells: int | None = None,
+        chunk: int | None = None,
     ) -> None:
         self.model = model
         self.decode = decode
         self.end_tokens = frozenset(end_tokens)
         self.longest = longest
         self.max_rows = max_rows
+        self.max_cells = max_cells
+        self.chunk = chunk
         self._waiting: deque[tuple[int, Request]] = deque()
+        self._joining: list[_Live] = []
         self._live: list[_Live] = []
-        self._groups: list[_Group] = []
-        self._mixed: list[_Mixed] = []
+        self._groups: list[Group] = []
+        self._mixture: Mixture | None = None
         self._next_ticket = 0
 
     def submit(self, request: Request) -> int:
-        """Queue a request and return its ticket."""
+        """Queue a request and return its ticket. Raises CounterpointError for one that can never be decoded."""
         if len(request.contexts) > self.max_rows:
             raise CounterpointError(f"a request of {len(request.contexts)} rows; the engine holds {self.max_rows}")
         if not all(request.contexts):
             raise CounterpointError("the prompt has no tokens; a response needs at least one to follow")
-        prompt = max(map(len, request.contexts))
-        if prompt >= self.longest:
+        prompt = request.longest + len(request.given)
+        if prompt >= self.longest + bool(request.given):
             raise CounterpointError(f"the prompt has {prompt} tokens; with the response, {self.longest} is the most")
+        self._check_ids(request)
+        self._check_cells(request)
         self._waiting.append((self._next_ticket, request))
         self._next_ticket += 1
         return self._next_ticket - 1
 
+    def cancel(self, ticket: int) -> bool:
+        """Forget a request, and free its rows at once; False where there is none of that ticket (any more)."""
+        for place, (waiting, _) in enumerate(self._waiting):
+            if waiting == ticket:
+                del self._waiting[place]
+                return True
+        found = any(one.ticket == ticket for one in (*self._joining, *self._live))
+        if found:
+            self._leave([ticket])
+        return found
+
+    def clear(self) -> None:
+        """Forget every request."""
+        self._waiting.clear()
+        self._leave([one.ticket for one in (*self._joining, *self._live)])
+
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._live
+        return not self._waiting and not self._joining and not self._live
+
+    @property
+    def rows(self) -> int:
+        """How many rows are live or joining."""
+        return sum(len(one.rows) for one in (*self._live, *self._joining))
+
+    @property
+    def gates(self) -> list[Mapping[str, float]]:
+        """Those of all rows that are live or joining."""
+        return [row.gate for one in (*self._live, *self._joining) for row in one.request.plan.all_rows]
+
+    @property
+    def waiting(self) -> int:
+        """How many requests have not begun to join."""
+        return len(self._waiting)
+
+    def has_room(self, request: Request) -> bool:
+        """Whether a request would begin to join with the next step, beside those that were submitted before it."""
+        before = [waiting for _, waiting in self._waiting]
+        return not self._joining and self._fits([*before, request])
 
     def run(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None) -> list[Completion]:
         """Decode requests to the end; completions in the order of the requests. The engine must be idle."""
-        done: dict[int, Completion] = {}
+        done = self._run(requests, progress)
+        return [completion for said in done if (completion := said.completion)]
+
+    def score(
+        self, requests: Sequence[Request], progress: Callable[[int, int], None] | None = None
+    ) -> list[tuple[TopLogprobs, ...]]:
+        """How likely the `given` tokens of each request are, each after those before it. The engine must be idle."""
+        if not all(request.given for request in requests):
+            raise CounterpointError("there is nothing to score: a request has no given tokens")
+        return [said.scores or () for said in self._run(requests, progress)]
+
+    def _run(self, requests: Sequence[Request], progress: Callable[[int, int], None] | None) -> list[Said]:
+        """The last that was said of each request."""
+        done: dict[int, Said] = {}
         with self._alone():
             tickets = [self.submit(request) for request in requests]
             while not self.idle:
-                done.update(self.step())
+                done |= {said.ticket: said for said in _unfailed(self.advance()) if said.completion}
                 if progress:
                     progress(len(done), len(requests))
         return [done[ticket] for ticket in tickets]
@@ -157,9 +211,10 @@ class Engine:
             for request in requests:
                 self.submit(request)
             while not self.idle:
-                self._join()
-                parts.append(self.next_logp().cpu())
-                self._leave([])
+                _unfailed(self._join())
+                if self._live:
+                    parts.append(self.next_logp().cpu())
+                    self._leave([live.ticket for live in self._live])
         return torch.cat(parts) if parts else torch.empty(0, self.model.vocabulary)
 
     @contextmanager
@@ -170,36 +225,44 @@ class Engine:
         try:
             yield
         except BaseException:
-            self._waiting.clear()
-            self._leave([])
+            self.clear()
             raise
 
-    @torch.no_grad()
     def step(self) -> list[tuple[int, Completion]]:
-        """Let waiting requests join, advance every live one by a token, and return what finished, by ticket."""
-        if self.idle:
-            return []
-        self._join()
+        """`advance`, and only what finished, by ticket. Raises the CounterpointError of a request that failed."""
+        return [(said.ticket, said.completion) for said in _unfailed(self.advance()) if said.completion]
+
+    @torch.no_grad()
+    def advance(self) -> list[Said]:
+        """Let those that wait join, or come closer to it, and advance every live request by a token; their news.
+
+        A request that fails does so alone.
+        """
+        news = self._join()
+        return news + self._speak() if self._live else news
+
+    def _speak(self) -> list[Said]:
+        """One token of every live request."""
         logp_QV = self.next_logp()
-        if logp_QV.shape[1] > self.model.vocabulary and (logp_QV[:, :-1] == -math.inf).all(-1).any():
-            raise CounterpointError(
-                "no expert of a request told any token; ask their endpoints for more, with a larger top"
-            )
-        if logp_QV.isnan().any():
-            raise CounterpointError("the model's logits are not numbers; a profile's strength may be far too large")
+        errors = self._mixture.errors if self._mixture else {}
+        if errors:
+            logp_QV[list(errors)] = 0.0
+        told_QV = logp_QV[:, : self.model.vocabulary]
+        leaning_QV = lean(told_QV, [leaning(live.request.sampling, live.said) for live in self._live])
         uniform = [live.noise[len(live.tokens)] for live in self._live]
-        tokens = sample(logp_QV[:, : self.model.vocabulary], [_to_sample(live.request) for live in self._live], uniform)
-        self._record(tokens, logp_QV)
-        finished, staying = [], []
-        for live, token in zip(self._live, tokens, strict=True):
+        tokens = sample(leaning_QV, [_to_sample(live.request) for live in self._live], uniform)
+        logprobs, credits = self._logprobs(tokens, told_QV), self._record(tokens, logp_QV)
+        news = []
+        for place, (live, token) in enumerate(zip(self._live, tokens, strict=True)):
+            if place in errors:
+                news.append(Said(live.ticket, error=errors[place]))
+                continue
             completion = self._extend(live, token)
-            if completion:
-                finished.append((live.ticket, completion))
-            else:
-                staying.append(live)
-        if finished:
-            self._leave(staying)
-        return finished
+            said = None if token in self.end_tokens else token
+            news.append(Said(live.ticket, said, completion, None, logprobs.get(place), credits.get(place)))
+        if over := [said.ticket for said in news if said.completion or said.error]:
+            self._leave(over)
+        return news
 
     def next_logp(self) -> Tensor:
         """One forward over all live rows; the log-distribution `[Q, V]` of each live request's next token.
@@ -208,22 +271,10 @@ class Engine:
         """
         last = {row: _last(live, index) for live in self._live for index, row in enumerate(live.rows)}
         logits_BV = self.model.step([last[row] for row in range(len(last))])
-        shares = [group.steering.share(logits_BV) if group.steering else 0.0 for group in self._groups]
         for live in self._live:
             self._adjust(live, logits_BV)
-        logp_BV = torch.log_softmax(logits_BV, dim=-1)
-        partial = logp_BV.shape[-1] > self.model.vocabulary
-        silent_B = (logits_BV == -math.inf).all(-1) if partial else None
-        logp_QV = logp_BV.new_empty(len(self._live), logp_BV.shape[-1])
-        self._mixed = []
-        for group, share in zip(self._groups, shares, strict=True):
-            logp_GKV, c_GK = logp_BV[group.rows_GK], group.c_GK.to(logp_BV.device) + share
-            if silent_B is not None and silent_B[group.rows_GK].any():
-                c_GK = without_silent(c_GK, silent_B[group.rows_GK])
-                logp_GKV[silent_B[group.rows_GK]] = -math.inf
-            logp_QV[group.members] = logp_GKV[:, 0] if group.as_is else _mix(logp_GKV, c_GK, group.space, partial)
-            self._mixed.append(_Mixed(logp_GKV, c_GK))
-        return logp_QV
+        self._mixture = mix(self._groups, logits_BV, self.model.vocabulary)
+        return self._mixture.logp_QV
 
     def _adjust(self, live: _Live, logits_BV: Tensor) -> None:
         """What acts on each expert before they are mixed: the repetition penalty, and a temperature if asked for."""
@@ -235,8 +286,18 @@ class Engine:
         if live.request.plan.temper == "experts" and sampling.temperature:
             logits_BV[rows] = logits_BV[rows] / sampling.temperature
 
-    def _record(self, tokens: Sequence[int], logp_QV: Tensor) -> None:
-        for group, mixed in zip(self._groups, self._mixed, strict=True):
+    def _logprobs(self, tokens: Sequence[int], logp_QV: Tensor) -> dict[int, TopLogprobs]:
+        """For those live requests that ask, by their place."""
+        asked = {place: count for place, live in enumerate(self._live) if (count := live.request.logprobs) is not None}
+        if not asked:
+            return {}
+        told = top_logprobs(logp_QV[list(asked)], [tokens[place] for place in asked], list(asked.values()))
+        return dict(zip(asked, told, strict=True))
+
+    def _record(self, tokens: Sequence[int], logp_QV: Tensor) -> dict[int, tuple[float, ...]]:
+        """Remember the step for those that are traced, by their place; whose token it was."""
+        credits: dict[int, tuple[float, ...]] = {}
+        for group, mixed in zip(self._groups, self._mixture.mixed if self._mixture else (), strict=True):
             recorders = [(place, r) for place, m in enumerate(group.members) if (r := self._live[m].recorder)]
             if recorders:
                 said, logp_GV = [tokens[m] for m in group.members], logp_QV[group.members]
@@ -244,77 +305,138 @@ class Engine:
                 step = Step.of(said, mixed.logp_GKV, mixed.c_GK, logp_GV, group.space, self.model.vocabulary, whole)
                 for place, recorder in recorders:
                     recorder.add(step, place)
+                    credits[group.members[place]] = tuple(step.credit_GK[place].tolist())
+        return credits
 
-    def _join(self) -> None:
-        rows = sum(len(live.rows) for live in self._live)
-        joining: list[_Live] = []
-        for ticket, request in self._waiting:
-            if rows + len(request.contexts) > self.max_rows:
+    def _join(self) -> list[Said]:
+        """Begin a batch of those that wait where none is joining, and fill it, or score its given tokens, further."""
+        news = [] if self._joining else self._begin()
+        if not self._joining or not self.model.fill(self.chunk):
+            return news
+        if self._joining[0].score:
+            return news + self._score(self._joining[0])
+        self._live += self._joining
+        self._joining = []
+        self._regroup()
+        return news
+
+    def _begin(self) -> list[Said]:
+        """Let rows of the next batch be filled; of several that are refused together, the first is tried alone."""
+        batch = self._next_batch()
+        while batch:
+            contexts = [context for one in batch for context in one.request.contexts]
+            try:
+                self.model.begin(contexts, [row.gate for one in batch for row in one.request.plan.all_rows])
+            except CounterpointError as error:
+                if len(batch) == 1:
+                    self._waiting.popleft()
+                    return [Said(batch[0].ticket, error=error)]
+                batch = batch[:1]
+            else:
+                for _ in batch:
+                    self._waiting.popleft()
+                self._joining = batch
                 break
-            joining.append(self._admit(ticket, request, rows))
+        return []
+
+    def _next_batch(self) -> list[_Live]:
+        """As many of those that wait as fit, in order: with a chunk, of about that many tokens; or one to be scored."""
+        rows, tokens = self.rows, 0
+        batch: list[_Live] = []
+        for ticket, request in self._waiting:
+            tokens += sum(map(len, request.contexts))
+            alone = bool(request.given or (batch and batch[0].score)) or (
+                self.chunk is not None and tokens > self.chunk
+            )
+            if (batch and alone) or not self._fits([*(one.request for one in batch), request]):
+                break
+            batch.append(self._admit(ticket, request, rows))
             rows += len(request.contexts)
-        if joining:
-            contexts = [context for live in joining for context in live.request.contexts]
-            self.model.join(contexts, [row.gate for live in joining for row in live.request.plan.all_rows])
-            for _ in joining:
-                self._waiting.popleft()
-            self._live += joining
-            self._regroup()
+        return batch
+
+    def _fits(self, joining: Sequence[Request]) -> bool:
+        """Whether requests fit beside all that are in the batch."""
+        together = [*(one.request for one in (*self._live, *self._joining)), *joining]
+        rows = sum(len(request.contexts) for request in together)
+        return rows <= self.max_rows and (
+            self.max_cells is None or cells(rows, max(map(self._reach, together)), self.longest) <= self.max_cells
+        )
+
+    def _reach(self, request: Request) -> int:
+        """How many positions a request may come to take, of each row."""
+        return min(request.longest + (len(request.given) or request.sampling.max_tokens), self.longest)
+
+    def _check_cells(self, request: Request) -> None:
+        rows, reach = len(request.contexts), self._reach(request)
+        if self.max_cells is None or cells(rows, reach, self.longest) <= self.max_cells:
+            return
+        room = max(
+            (p for n in range(40) if cells(rows, p := min(2**n, self.longest), self.longest) <= self.max_cells),
+            default=0,
+        )
+        raise CounterpointError(
+            f"the prompt has {request.longest} tokens and the response may have {reach - request.longest}; there is "
+            f"memory for {room} together, with the {rows} rows of this method"
+        )
+
+    def _check_ids(self, request: Request) -> None:
+        """Token ids that a client may have sent."""
+        ids = [*(token for context in request.contexts for token in context), *request.given]
+        ids += [token for token, _ in request.sampling.logit_bias]
+        if not 0 <= min(ids) <= max(ids) < self.model.vocabulary:
+            wrong = next(token for token in ids if not 0 <= token < self.model.vocabulary)
+            raise CounterpointError(f"there is no token {wrong}; ids are from 0 to {self.model.vocabulary - 1}")
 
     def _admit(self, ticket: int, request: Request, first_row: int) -> _Live:
         rows = list(range(first_row, first_row + len(request.contexts)))
-        limit = min(request.sampling.max_tokens, self.longest - max(map(len, request.contexts)))
+        limit = min(request.sampling.max_tokens, self.longest - request.longest)
         seen_KV = None
         if request.sampling.repetition_penalty != 1:
             seen_KV = torch.zeros(len(request.plan.rows), self.model.vocabulary, dtype=torch.bool)
             for seen_V, context in zip(seen_KV, request.contexts, strict=False):
                 seen_V[list(context)] = True
         recorder = Recorder(request.trace) if request.trace else None
-        return _Live(ticket, request, rows, noise(request.sampling.seed, limit), limit, seen_KV, recorder)
+        score = None
+        if request.given:
+            last = [context[-1] for context in request.contexts]
+            score = Score(request.plan, last, request.given, request.logprobs or 0)
+        uniform = [] if score else noise(request.sampling.seed, limit)
+        return _Live(ticket, request, rows, uniform, limit, seen_KV, recorder, score)
 
-    def _leave(self, staying: list[_Live]) -> None:
-        kept = {row for live in staying for row in live.rows}
-        holes = (row for row in range(len(kept)) if row not in kept)
-        place = {row: row if row < len(kept) else next(holes) for row in sorted(kept)}
-        by_place = {new: old for old, new in place.items()}
-        self.model.keep([by_place[new] for new in range(len(kept))])
-        for live in staying:
-            live.rows = [place[row] for row in live.rows]
-        self._live = staying
+    def _score(self, one: _Live) -> list[Said]:
+        """Score a piece of a request's given tokens; it leaves with the last."""
+        assert one.score, "a request with given tokens"
+        try:
+            one.score.advance(self.model, one.rows, self.chunk)
+        except CounterpointError as error:
+            self._leave([one.ticket])
+            return [Said(one.ticket, error=error)]
+        if not one.score.done:
+            return []
+        self._leave([one.ticket])
+        completion = Completion(self.decode(one.request.given), one.request.given, "length")
+        return [Said(one.ticket, completion=completion, scores=tuple(one.score.told))]
+
+    def _leave(self, gone: Collection[int]) -> None:
+        """Let requests go, by ticket; the last rows take the places of theirs, and those that join stay behind."""
+        live, joining = ([one for one in part if one.ticket not in gone] for part in (self._live, self._joining))
+        order = compacted([row for one in live for row in one.rows])
+        order += compacted([row for one in joining for row in one.rows], len(order))
+        self.model.keep(order)
+        place = {old: new for new, old in enumerate(order)}
+        for one in (*live, *joining):
+            one.rows = [place[row] for row in one.rows]
+        self._live, self._joining = live, joining
         self._regroup()
 
     def _regroup(self) -> None:
-        alike: dict[tuple[int, Space, bool, bool], list[int]] = {}
-        for member, live in enumerate(self._live):
-            plan = live.request.plan
-            steered = plan.control is not None
-            as_is = plan.coefficients == (1.0,) and not steered
-            alike.setdefault((len(plan.rows), plan.space, as_is, steered), []).append(member)
-        self._groups = [
-            _Group(
-                members,
-                torch.tensor([self._live[m].rows[:mixed] for m in members]),
-                torch.tensor([self._live[m].request.plan.coefficients for m in members]),
-                space,
-                as_is,
-                self._steering(members) if steered else None,
-            )
-            for (mixed, space, as_is, steered), members in alike.items()
-        ]
-
-    def _steering(self, members: Sequence[int]) -> _Steering:
-        controls = [control for m in members if (control := self._live[m].request.plan.control)]
-        return _Steering(
-            torch.tensor([self._live[m].rows[-1] for m in members]),
-            torch.tensor([control.columns for control in controls]),
-            torch.tensor([control.log_prior for control in controls]),
-            torch.tensor([[control.strength] for control in controls]),
-        )
+        self._groups = grouped([live.request.plan for live in self._live], [live.rows for live in self._live])
 
     def _extend(self, live: _Live, token: int) -> Completion | None:
         if token in self.end_tokens:
             return self._completion(live, "stop")
         live.tokens.append(token)
+        live.said[token] += 1
         if live.seen_KV is not None:
             live.seen_KV[:, token] = True
         if self._has_stopped(live):
@@ -336,12 +458,6 @@ class Engine:
         return Completion(text[: min(ends)] if ends else text, tuple(live.tokens), finish, trace)
 
 
-def _mix(logp_GKV: Tensor, c_GK: Tensor, space: Space, partial: bool) -> Tensor:
-    if space == "prob":
-        return mix_prob(logp_GKV, c_GK)
-    return mix_partial_log(logp_GKV, c_GK) if partial else mix_log(logp_GKV, c_GK)
-
-
 def _to_sample(request: Request) -> Sampling:
     """How to draw from the mixture: a temperature that acted on the experts has done its work."""
     sampling = request.sampling
@@ -351,3 +467,11 @@ def _to_sample(request: Request) -> Sampling:
 
 def _last(live: _Live, index: int) -> int:
     return live.tokens[-1] if live.tokens else live.request.contexts[index][-1]
+
+
+def _unfailed(news: list[Said]) -> list[Said]:
+    """What was said, unless a request failed: then its CounterpointError is raised."""
+    for said in news:
+        if said.error:
+            raise said.error
+    return news

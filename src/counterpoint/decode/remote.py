@@ -78,6 +78,21 @@ class RemoteRows:
                 )
         self._rows += [_Row(list(context[:-1]), lost) for context in contexts]
 
+    def begin(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
+        """`join`: there is nothing to fill."""
+        self.join(contexts, gates)
+
+    def fill(self, most: int | None = None) -> bool:
+        """True: a row's whole context is sent with its first step."""
+        return True
+
+    def extend(self, rows: Sequence[int], tokens_RT: Sequence[Sequence[int]]) -> Tensor:
+        """Raise CounterpointError: an endpoint is asked for the tokens that follow, not for those of a given text."""
+        raise CounterpointError(
+            f"expert {self.endpoint.expert!r} is behind an endpoint, which tells no log-probabilities of a given text; "
+            "score with a method and a profile that leave it out"
+        )
+
     def _prove(self) -> bool:
         """Whether the endpoint is proved, now if not before."""
         if not self._proved:
@@ -96,9 +111,10 @@ class RemoteRows:
 
         After a step that failed, rows can only leave.
         """
-        for row, token in zip(self._rows, tokens_B, strict=True):
+        rows = self._rows[: len(tokens_B)]
+        for row, token in zip(rows, tokens_B, strict=True):
             row.context.append(token)
-        return begin(self._step(self._rows))
+        return begin(self._step(rows))
 
     def step(self, tokens_B: Sequence[int]) -> Tensor:
         """Feed one token to each row; `[B, V + 1]`, -inf alone for a row that is lost."""

@@ -1,11 +1,13 @@
 """A causal language model as rows that grow one token a step, join and leave: the cache and the forward.
 
-Each row is a context with its own gate over the experts and its own length. Live rows lie at the front of one slab per
-layer, so that attention reads views of it; a row that leaves is overwritten by one from the end.
+Each row is a context with its own gate over the experts and its own length. Rows lie side by side in one slab per
+layer, those that are stepped in front, so that attention reads views of it; a row that leaves is overwritten by a later
+one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
@@ -35,16 +37,17 @@ class _Slab(CacheLayerMixin):  # type: ignore[misc]
         self.values = value_states.new_zeros(rows, heads, positions, value_states.shape[-1])
         self.is_initialized = True
 
-    def grow(self, rows: int, positions: int, live: int, reach: int) -> None:
-        """Make room, and take along what the `live` first rows hold in their `reach` first positions."""
+    def resize(self, rows: int, positions: int, live: int, reach: int) -> None:
+        """Change the room, and take along what the `live` first rows hold in their `reach` first positions."""
         if self.is_initialized:
-            self.keys, self.values = (_grown(old, rows, positions, live, reach) for old in (self.keys, self.values))
+            self.keys = _resized(self.keys, rows, positions, live, reach)
+            self.values = _resized(self.values, rows, positions, live, reach)
 
-    def clear(self, rows: slice) -> None:
-        """Zero rows: a mask hides what another request left there only if that is finite."""
+    def clear(self, rows: slice | list[int], start: int = 0) -> None:
+        """Zero rows from a position on: a mask hides what another request left there only if that is finite."""
         if self.is_initialized:
-            self.keys[rows].zero_()
-            self.values[rows].zero_()
+            self.keys[rows, :, start:] = 0
+            self.values[rows, :, start:] = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -54,10 +57,10 @@ class _Slab(CacheLayerMixin):  # type: ignore[misc]
         self.values[aim.row_B1, :, aim.position_BT] = value_states.transpose(1, 2)
         return self.keys[aim.rows, :, : aim.reach], self.values[aim.rows, :, : aim.reach]
 
-    def move(self, source: list[int], destination: list[int], reach: int) -> None:
+    def copy(self, source: list[int], destination: list[int], positions: slice) -> None:
         if self.is_initialized:
             for slab in (self.keys, self.values):
-                slab[destination, :, :reach] = slab[source, :, :reach]
+                slab[destination, :, positions] = slab[source, :, positions]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.target.reach, 0
@@ -95,24 +98,35 @@ class Gates(Protocol):
     def gated(self, gate: AnyGates | None) -> AbstractContextManager[None]: ...
 
 
+@dataclass
+class _Row:
+    """A row's gate, how many positions it has written, what of its context it has not, and whom it joined alike."""
+
+    gate: Mapping[str, float]
+    length: int
+    due: Sequence[int]
+    like: int
+
+
 class Rows:
     """`LanguageModel` over a Hugging Face model and its gates; a prefill takes at most `chunk` tokens at a time.
 
+    `max_cells` bounds what is held in memory, in `cells`, where no more than that is ever needed: `Engine` sees to it.
     Error against one request at a time without a cache: below 1e-4 in fp32 (law `padding` in tests/laws).
     """
 
-    def __init__(self, model: Any, bank: Gates, chunk: int = 2048) -> None:
+    def __init__(self, model: Any, bank: Gates, chunk: int = 2048, max_cells: int | None = None) -> None:
         self.model = model
         self.bank = bank
         self.chunk = chunk
+        self.max_cells = max_cells
         self.longest = int(model.config.max_position_embeddings)
         self.own_forward = fits(model.config)
         self._windows = windows(model.config)
         self._target = _Target()
         layers = model.config.num_hidden_layers
         self._own, self._base = (Cache(layers=[_Slab(self._target) for _ in range(layers)]) for _ in range(2))
-        self._gates: list[Mapping[str, float]] = []
-        self._lengths: list[int] = []
+        self._rows: list[_Row] = []
         self._gate: AnyGates | None = None
 
     @property
@@ -124,66 +138,132 @@ class Rows:
 
         Whatever is raised (CounterpointError for a context that is too long), the rows are as they were before.
         """
+        before = len(self._rows)
+        self.begin(contexts, gates)
+        try:
+            self.fill()
+        except BaseException:
+            self.keep(range(before))
+            raise
+
+    def begin(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
+        """Append rows that `fill` has yet to fill; what is raised is as in `join`."""
         for context in contexts:
             if not 0 < len(context) < self.longest:
                 raise CounterpointError(
                     f"a prompt of {len(context)} tokens: this model takes 1 to {self.longest - 1} and a response"
                 )
-        together = [*self._gates, *gates]
-        lengths = [*self._lengths, *(len(context) - 1 for context in contexts)]
-        gate = self.bank.gate(together)
+        if any(row.due for row in self._rows):
+            raise ValueError("rows are being filled; only then can others join")
+        alike = first_alike(contexts, gates)
+        joining = [
+            _Row(gate, 0, tuple(context[:-1]), like) for context, gate, like in zip(contexts, gates, alike, strict=True)
+        ]
+        together = [*self._rows, *joining]
+        gate = self.bank.gate([row.gate for row in together])
         try:
-            self._reserve(len(together), max(lengths) + 1)
-            self._prefill(contexts, gate, first_alike(contexts, gates))
+            self._reserve(len(together), max(map(len, contexts)))
         except BaseException:
-            self._gate = self.bank.gate(self._gates)  # the bank has stacked the experts of those that did not join
+            self._gate = self._gate_of_all()  # the bank has stacked the experts of those that did not join
             raise
-        self._gates, self._lengths, self._gate = together, lengths, gate
+        for slab in self._slabs:
+            slab.clear(slice(len(self._rows), len(together)))
+        self._rows, self._gate = together, gate
+
+    def fill(self, most: int | None = None) -> bool:
+        """Prefill rows that joined, in one forward of at most `most` tokens, padding included; whether all are filled.
+
+        None fills them all, in as many forwards as it takes.
+        """
+        chunk = self.chunk if most is None else min(most, self.chunk)
+        while group := self._next_to_fill(chunk):
+            self._feed(group, chunk)
+            if most is not None:
+                break
+        return not any(row.due for row in self._rows)
 
     def step(self, tokens_B: Sequence[int]) -> Tensor:
-        """Feed one token to each live row; logits `[B, V]` in float32."""
-        reach = max(self._lengths) + 1
-        self._reserve(len(self._lengths), reach)
-        ids_B1, position_B1 = torch.tensor([list(tokens_B), self._lengths], device=self.model.device)[:, :, None]
-        rows = slice(0, len(self._lengths))
-        logits_BTV = self._forward(rows, ids_B1, position_B1, reach, self._gate, logits=True)
-        self._lengths = [length + 1 for length in self._lengths]
+        """Feed one token to each of the first rows, which are filled; logits `[B, V]` in float32."""
+        rows = self._rows[: len(tokens_B)]
+        if any(row.due for row in rows):
+            raise ValueError("a row is stepped before it is filled")
+        lengths = [row.length for row in rows]
+        self._reserve(len(self._rows), max(lengths) + 1)
+        ids_B1, position_B1 = torch.tensor([list(tokens_B), lengths], device=self.model.device)[:, :, None]
+        gate = self._gate if len(rows) == len(self._rows) else self._gate_of(torch.arange(len(rows)))
+        logits_BTV = self._forward(slice(0, len(rows)), ids_B1, position_B1, max(lengths) + 1, gate, logits=True)
+        for row in rows:
+            row.length += 1
         return logits_BTV[:, -1].float()
 
+    def extend(self, rows: Sequence[int], tokens_RT: Sequence[Sequence[int]]) -> Tensor:
+        """Feed some rows, which are filled, several tokens each; logits `[R, T, V]` in float32."""
+        ids_RT = torch.tensor(tokens_RT, device=self.model.device)
+        row_R = torch.tensor(list(rows), device=self.model.device)
+        start_R1 = torch.tensor([[self._rows[row].length] for row in rows], device=self.model.device)
+        position_RT = start_R1 + torch.arange(ids_RT.shape[1], device=self.model.device)
+        reach = int(position_RT.max()) + 1
+        self._reserve(len(self._rows), reach)
+        logits_RTV = self._forward(row_R, ids_RT, position_RT, reach, self._gate_of(row_R), logits=True)
+        for row in rows:
+            self._rows[row].length += ids_RT.shape[1]
+        return logits_RTV.float()
+
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these. A row may move only towards the front (`rows[i] >= i`), so that none is lost."""
+        """Drop all rows but these. A row may move only towards the front (`rows[i] >= i`), so that none is lost.
+
+        Rows that are not filled must stay behind those that are.
+        """
         moved = [(old, new) for new, old in enumerate(rows) if old != new]
         if any(old < new for old, new in moved):
             raise ValueError(f"rows may only move towards the front: {list(rows)}")
         if moved:
             source, destination = [old for old, _ in moved], [new for _, new in moved]
+            reach = max(self._rows[row].length for row in source)
             for slab in self._slabs:
-                slab.move(source, destination, max(self._lengths[row] for row in source))
-        self._lengths = [self._lengths[row] for row in rows]
-        self._gates = [self._gates[row] for row in rows]
-        self._gate = self.bank.gate(self._gates)
+                slab.copy(source, destination, slice(0, reach))
+                slab.clear(destination, reach)
+        self._rows = [self._rows[row] for row in rows]
+        self._gate = self._gate_of_all()
 
-    def _prefill(self, contexts: Sequence[Sequence[int]], gate: AnyGates | None, alike: Sequence[int]) -> None:
-        """Write the keys and values of the rows after the live ones; those of a row like an earlier one are copied."""
-        first = len(self._lengths)
+    def _next_to_fill(self, chunk: int) -> list[int]:
+        """The rows that the next forward fills: one that is filled in part, or the first group of those alike."""
+        leaders: dict[int, int] = {}
+        for index, row in enumerate(self._rows):
+            if row.due:
+                leaders.setdefault(row.like, index)
+        for index in leaders.values():
+            if self._rows[index].length:
+                return [index]
+        group = next(prefill_groups([len(self._rows[index].due) for index in leaders.values()], chunk), [])
+        return [list(leaders.values())[place] for place in group]
+
+    def _feed(self, group: Sequence[int], chunk: int) -> None:
+        """Write the keys and values of a group's next tokens; rows that joined alike copy them."""
         device = self.model.device
-        for slab in self._slabs:
-            slab.clear(slice(first, first + len(contexts)))
-        lengths = [len(context) - 1 if alike[index] == index else 0 for index, context in enumerate(contexts)]
-        for group in prefill_groups(lengths, self.chunk):
-            ids_BT = pad_sequence([torch.tensor(contexts[index][:-1]) for index in group], batch_first=True)
-            row_B = torch.tensor([first + index for index in group], device=device)
-            own_gate = None if gate is None else gate[row_B]
-            for start in range(0, ids_BT.shape[1], self.chunk):
-                part_BT = ids_BT[:, start : start + self.chunk].to(device)
-                reach = start + part_BT.shape[1]
-                position_BT = torch.arange(start, reach, device=device).expand_as(part_BT)
-                self._forward(row_B, part_BT, position_BT, reach, own_gate, logits=False)
-        copies = [index for index, other in enumerate(alike) if other != index]
+        start = self._rows[group[0]].length
+        parts = {index: self._rows[index].due[:chunk] for index in group}
+        ids_BT = pad_sequence([torch.tensor(part) for part in parts.values()], batch_first=True).to(device)
+        row_B = torch.tensor(list(group), device=device)
+        reach = start + ids_BT.shape[1]
+        position_BT = torch.arange(start, reach, device=device).expand_as(ids_BT)
+        self._forward(row_B, ids_BT, position_BT, reach, self._gate_of(row_B), logits=False)
+        leader = {self._rows[index].like: index for index in group}
+        copies = [i for i, row in enumerate(self._rows) if row.due and row.like in leader and i not in parts]
         if copies:
-            source, destination = [first + alike[index] for index in copies], [first + index for index in copies]
+            source = [leader[self._rows[index].like] for index in copies]
             for slab in self._slabs:
-                slab.move(source, destination, max(lengths))
+                slab.copy(source, copies, slice(start, reach))
+        for index in (*group, *copies):
+            row = self._rows[index]
+            fed = len(parts[leader[row.like]])
+            row.length, row.due = row.length + fed, row.due[fed:]
+
+    def _gate_of(self, rows: Tensor) -> AnyGates | None:
+        return None if self._gate is None else self._gate[rows]
+
+    def _gate_of_all(self) -> AnyGates | None:
+        return self.bank.gate([row.gate for row in self._rows])
 
     @torch.no_grad()
     def _forward(
@@ -227,13 +307,23 @@ class Rows:
         return [*self._own.layers, *self._base.layers]
 
     def _reserve(self, rows: int, positions: int) -> None:
+        """Make room for so many rows of so many positions: by doubling, and giving up room where that is too much."""
         have_rows, have_positions = self._target.capacity
+        positions = max([positions, *(row.length + len(row.due) for row in self._rows)])
         if rows > have_rows or positions > have_positions:
-            grown_rows = max(have_rows, _power_of_two(rows))
-            grown_positions = min(max(have_positions, _power_of_two(positions)), self.longest)
+            need = _power_of_two(rows), min(_power_of_two(positions), self.longest)
+            capacity = max(have_rows, need[0]), max(have_positions, need[1])
+            if self.max_cells is not None and capacity[0] * capacity[1] > self.max_cells:
+                capacity = need
+            reach = max((row.length for row in self._rows), default=0)
             for slab in self._slabs:
-                slab.grow(grown_rows, grown_positions, len(self._lengths), max(self._lengths, default=0))
-            self._target.capacity = (grown_rows, grown_positions)
+                slab.resize(*capacity, len(self._rows), reach)
+            self._target.capacity = capacity
+
+
+def cells(rows: int, positions: int, longest: int) -> int:
+    """How many positions of how many rows are held, where rows and positions grow by doubling."""
+    return _power_of_two(rows) * min(_power_of_two(positions), longest)
 
 
 def first_alike(contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> list[int]:
@@ -285,7 +375,7 @@ def prefill_groups(lengths: Sequence[int], chunk: int) -> Iterator[list[int]]:
         yield group
 
 
-def _grown(old: Tensor, rows: int, positions: int, live: int, reach: int) -> Tensor:
+def _resized(old: Tensor, rows: int, positions: int, live: int, reach: int) -> Tensor:
     new = old.new_zeros(rows, old.shape[1], positions, old.shape[3])
     new[:live, :, :reach] = old[:live, :, :reach]
     return new

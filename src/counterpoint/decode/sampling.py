@@ -1,7 +1,7 @@
 """From next-token log-probabilities to tokens: pure functions of tensors, one random number per request and token."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ class Sampling:
     """How a response is drawn. `temperature=0` is greedy; `top_k=0`, `top_p=1` and `min_p=0` keep every token.
 
     For a mixture they act on the mixture, not on its experts; only the repetition penalty acts on each expert's logits.
+    `presence_penalty`, `frequency_penalty` and `logit_bias`, pairs of (token id, bias), are OpenAI's: see `lean`.
     """
 
     temperature: float = 1.0
@@ -28,6 +29,9 @@ class Sampling:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         ranges = {
@@ -42,6 +46,12 @@ class Sampling:
                 "a tuple of strings of one character or more",
             ),
             "seed": (_whole(self.seed) and -(2**63) <= self.seed < 2**64, "a whole number of 64 bits"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "from -2 to 2"),
+            "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "from -2 to 2"),
+            "logit_bias": (
+                all(_whole(token) and token >= 0 and -100 <= bias <= 100 for token, bias in self.logit_bias),
+                "pairs of a token id and a number from -100 to 100",
+            ),
         }
         for field, (good, expected) in ranges.items():
             if not good:
@@ -60,6 +70,31 @@ def penalise(logits_BV: Tensor, seen_BV: Tensor, penalty_B: Sequence[float]) -> 
     penalty_B1 = torch.tensor(penalty_B, dtype=logits_BV.dtype, device=logits_BV.device)[:, None]
     penalised_BV = torch.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1)
     return torch.where(seen_BV, penalised_BV, logits_BV)
+
+
+def leaning(sampling: Sampling, said: Mapping[int, int]) -> dict[int, float]:
+    """What is added to each token's logit, by id, after `said`, how often each token was: OpenAI's penalties and bias.
+
+        bias_v - frequency_penalty * n_v - presence_penalty * [n_v > 0]
+
+    Tokens of the prompt do not count.
+    """
+    change = dict(sampling.logit_bias)
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        for token, times in said.items():
+            penalty = sampling.frequency_penalty * times + sampling.presence_penalty
+            change[token] = change.get(token, 0.0) - penalty
+    return change
+
+
+def lean(logp_QV: Tensor, changes: Sequence[Mapping[int, float]]) -> Tensor:
+    """Add changes, by token id, to the logits of each request; those of nobody leave the tensor as it is."""
+    places = [(row, token, change) for row, own in enumerate(changes) for token, change in own.items()]
+    if not places:
+        return logp_QV
+    rows, tokens, added = zip(*places, strict=True)
+    where = (torch.tensor(rows, device=logp_QV.device), torch.tensor(tokens, device=logp_QV.device))
+    return logp_QV.index_put(where, torch.tensor(added).to(logp_QV), accumulate=True)
 
 
 def sample(logp_QV: Tensor, samplings: Sequence[Sampling], uniform_Q: Sequence[float]) -> list[int]:

@@ -85,16 +85,30 @@ class Several:
         self._plain = whole.keys() - {CONTROLLER}
         self._owner_B: list[str | None] = []
         self._place_B: list[int] = []
+        self._filled = 0
+        """How many rows are filled; they are the first."""
+        self._filling: list[str | None] = []
+        """The models that have yet to fill rows."""
 
     def join(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
         """Append rows; where a model cannot be loaded or refuses a context, none joins."""
+        before = len(self._owner_B)
+        self.begin(contexts, gates)
+        try:
+            self.fill()
+        except BaseException:
+            self.keep(range(before))
+            raise
+
+    def begin(self, contexts: Sequence[Sequence[int]], gates: Sequence[Mapping[str, float]]) -> None:
+        """Append rows that `fill` has yet to fill; what is raised is as in `join`."""
         owners = [whole_model(gate, self.whole) for gate in gates]
         models = {owner: self._model(owner) for owner in owners}
         live = Counter(self._owner_B)
         try:
             for owner, model in models.items():
                 mine = [row for row, other in enumerate(owners) if other == owner]
-                model.join(
+                model.begin(
                     [contexts[row] for row in mine], [{} if owner in self._plain else gates[row] for row in mine]
                 )
         except BaseException:
@@ -105,15 +119,42 @@ class Several:
             self._place_B.append(live[owner])
             live[owner] += 1
         self._owner_B += owners
+        self._filling = list(models)
+
+    def fill(self, most: int | None = None) -> bool:
+        """Fill rows that joined: of one model, at most `most` tokens, or all of all; whether all are filled."""
+        while self._filling:
+            if self._models[self._filling[0]].fill(most):
+                self._filling.pop(0)
+            if most is not None and self._filling:
+                return False
+        self._filled = len(self._owner_B)
+        return True
 
     def step(self, tokens_B: Sequence[int]) -> Tensor:
-        """Feed one token to each live row, in one forward per model; logits `[B, columns]`."""
-        rows = {owner: mine for owner in self._models if (mine := self._rows_of(owner))}
+        """Feed one token to each of the first rows, in one forward per model; logits `[B, columns]`."""
+        rows = {owner: mine for owner in self._models if (mine := self._rows_of(owner, range(len(tokens_B))))}
         parts = self._parts({owner: [tokens_B[row] for row in mine] for owner, mine in rows.items()})
         wide_BV = next(iter(parts.values())).new_full((len(tokens_B), self.columns), -math.inf)
         for owner, part_BV in parts.items():
             wide_BV[rows[owner], : part_BV.shape[1]] = part_BV.to(wide_BV.device)
         return wide_BV
+
+    def extend(self, rows: Sequence[int], tokens_RT: Sequence[Sequence[int]]) -> Tensor:
+        """Feed some rows several tokens each, in one forward per model; logits `[R, T, columns]`."""
+        parts = {}
+        for owner, model in self._models.items():
+            if mine := [index for index, row in enumerate(rows) if self._owner_B[row] == owner]:
+                parts[owner] = (
+                    mine,
+                    model.extend([self._place_B[rows[index]] for index in mine], [tokens_RT[index] for index in mine]),
+                )
+        first = next(iter(parts.values()))[1]
+        wide_RTV = first.new_full((len(rows), first.shape[1], self.columns), -math.inf)
+        for mine, part_RTV in parts.values():
+            width = min(part_RTV.shape[-1], self.vocabulary)
+            wide_RTV[mine, :, :width] = part_RTV[..., :width].to(wide_RTV.device)
+        return wide_RTV
 
     def _parts(self, tokens: Mapping[str | None, list[int]]) -> dict[str | None, Tensor]:
         """What each model says to its tokens; those elsewhere work while those here do."""
@@ -132,19 +173,22 @@ class Several:
             raise
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these, which take the places 0, 1, ... in any order."""
+        """Drop all rows but these, which take the places 0, 1, ... in any order; first those that are filled."""
+        filled = {row for row in rows if row < self._filled}
         moved: dict[str | None, dict[int, int]] = {}
         for owner, model in self._models.items():
-            order = compacted({self._place_B[row] for row in rows if self._owner_B[row] == owner})
+            mine = [row for row in rows if self._owner_B[row] == owner]
+            order = compacted({self._place_B[row] for row in mine if row in filled})
+            order += compacted({self._place_B[row] for row in mine if row not in filled}, len(order))
             model.keep(order)
             moved[owner] = {old: new for new, old in enumerate(order)}
         self._place_B = [moved[self._owner_B[row]][self._place_B[row]] for row in rows]
         self._owner_B = [self._owner_B[row] for row in rows]
+        self._filled = len(filled)
 
-    def _rows_of(self, owner: str | None) -> list[int]:
+    def _rows_of(self, owner: str | None, among: range) -> list[int]:
         """The rows that a model decodes, in the order in which it holds them."""
-        mine = (row for row, other in enumerate(self._owner_B) if other == owner)
-        return sorted(mine, key=self._place_B.__getitem__)
+        return sorted((row for row in among if self._owner_B[row] == owner), key=self._place_B.__getitem__)
 
     def _model(self, owner: str | None) -> LanguageModel:
         if owner is not None and owner not in self._models:
@@ -152,10 +196,12 @@ class Several:
         return self._models[owner]
 
 
-def compacted(kept: Collection[int]) -> list[int]:
+def compacted(kept: Collection[int], first: int = 0) -> list[int]:
     """An order for rows that stay, in which a row moves only towards the front: into a place that is given up.
 
-    Rows 1, 4 and 6 of seven become [4, 1, 6]: `order[i] >= i`, and no more rows move than must.
+    Rows 1, 4 and 6 of seven become [4, 1, 6]: `order[i] >= i`, and no more rows move than must. Rows that are to begin
+    at the place `first` are none before it.
     """
-    late = iter(sorted(row for row in kept if row >= len(kept)))
-    return [row if row in kept else next(late) for row in range(len(kept))]
+    end = first + len(kept)
+    late = iter(sorted(row for row in kept if row >= end))
+    return [row if row in kept else next(late) for row in range(first, end)]

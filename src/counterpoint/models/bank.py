@@ -44,11 +44,18 @@ class LoraBank:
         """Experts whose factors are views of a stack."""
         self._stale: set[str] = set()
         """Routers that the layers do not apply yet, or not as they now are."""
+        self._retired: set[str] = set()
+        """Experts that leave with the last row that wants them."""
 
     def add(self, name: str, adapter: LoraFactors) -> None:
         """Make an expert available. Raises CounterpointError for a taken name or factors that do not fit the base."""
         if name in self.experts:
             raise CounterpointError(f"there is already an expert called {name!r}; remove it first")
+        self.check(name, adapter)
+        self.experts[name] = adapter
+
+    def check(self, name: str, adapter: LoraFactors) -> None:
+        """Raise CounterpointError for factors that do not fit the base."""
         for module, (a, b) in adapter.factors.items():
             out, into = weight_OI(self._linear(name, module)).shape
             if (b.shape[0], a.shape[1]) != (out, into):
@@ -56,15 +63,19 @@ class LoraBank:
                     f"expert {name!r}, module {module!r}: its delta is {b.shape[0]} x {a.shape[1]}, the base layer is "
                     f"{out} x {into}; was it trained on another base?"
                 )
-        self.experts[name] = adapter
 
     def remove(self, name: str) -> None:
         """Forget an expert, and the routers that need it. Gates made before hold until the next one is made."""
         del self.experts[name]
         self._views.discard(name)
+        self._retired.discard(name)
         self.routers = {key: router for key, router in self.routers.items() if name not in router.experts}
         if name in self._active:
             self._active = ()
+
+    def retire(self, name: str) -> None:
+        """Forget an expert as soon as a gate is made whose rows do not want it: rows that have it end with it."""
+        self._retired.add(name)
 
     def add_router(self, name: str, router: Router) -> None:
         """Make a router available to gates as `GATE + name`, in place of one of that name.
@@ -128,10 +139,13 @@ class LoraBank:
         wanted = {name for row in constants for name, coefficient in row.items() if coefficient}
         if missing := sorted(wanted - set(self.experts)):
             raise CounterpointError(f"no expert called {missing[0]!r}; there are: {', '.join(self.experts) or 'none'}")
+        needed = wanted.union(*(self.routers[name].experts for name in names))
+        for name in self._retired - needed:
+            self.remove(name)
         self._wrap()
-        if not wanted and not names:
+        if not needed:
             return None
-        self._activate(wanted.union(*(self.routers[name].experts for name in names)))
+        self._activate(needed)
         constant_B1K = self._of_rows([[row.get(name, 0.0) for name in self._active] for row in constants])[:, None]
         if not names:
             return constant_B1K

@@ -1,13 +1,19 @@
 """What every endpoint needs of the server: its band, its engine's thread, its settings and its people."""
 
-from dataclasses import dataclass
-from typing import Any
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 
 from counterpoint.decode.band import Band
 from counterpoint.profiles import parse_profile
+from counterpoint.serve.answers import Answers
+from counterpoint.serve.errors import Refused
 from counterpoint.serve.settings import Settings
+from counterpoint.serve.store import Store, User
+from counterpoint.serve.tokens import Names
 from counterpoint.serve.wanted import Asked, asked
 from counterpoint.serve.wire import Body
 from counterpoint.serve.worker import Worker
@@ -16,24 +22,42 @@ from counterpoint.types import Profile
 
 @dataclass
 class State:
+    """One server; `answers` are those that feedback may be about."""
+
     band: Band
     worker: Worker
     settings: Settings
-    store: Any = None
+    store: Store
+    answers: Answers = field(default_factory=Answers)
+    began: int = field(default_factory=lambda: int(time.time()))
 
-    def limit(self, wanted: int | None) -> int:
-        return min(wanted or self.settings.default_max_tokens, self.settings.max_tokens)
-
-    def owner(self, request: Request, body: Body) -> str:
-        return f"{owner_of(request)}/{body.user or ''}"
-
-    async def asked(self, request: Request, body: Body) -> Asked:
-        return asked(self.band, body.model, body.profile, body.strength, (None, None), self.default)
+    @cached_property
+    def names(self) -> Names:
+        return Names(self.band.tokenizer)
 
     @property
     def default(self) -> tuple[Profile | None, str]:
         text = self.settings.profile
         return parse_profile(text, self.band.dimensions) if text else None, self.settings.method
+
+    def limit(self, wanted: int | None) -> int:
+        """How many tokens an answer may have: what was asked for, and no more than the operator allows."""
+        return min(wanted or self.settings.default_max_tokens, self.settings.max_tokens)
+
+    async def asked(self, owner: str, body: Body) -> Asked:
+        """Whose wishes a request carries: its own, or those of the person that it names.
+
+        Raises `Refused` with 404 for an unknown person where the server is strict.
+        """
+        user = None if body.user is None else await self.user(owner, body.user)
+        stored = user.current if user else None
+        return asked(self.band.dimensions, body.model, body.profile, body.strength, body.user, stored, self.default)
+
+    async def user(self, owner: str, name: str) -> User | None:
+        found = await run_in_threadpool(self.store.user, owner, name)
+        if found is None and self.settings.strict_users:
+            raise Refused(f"there is no user {name!r}; set a profile first", 404, "user_not_found", "user")
+        return found
 
 
 def state_of(request: Request) -> State:

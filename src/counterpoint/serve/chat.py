@@ -1,105 +1,151 @@
 """`/v1/chat/completions`: one person's answer, whole or as it grows."""
 
-import json
 import secrets
 import time
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from counterpoint.decode.engine import Request as Asking
-from counterpoint.serve.app_state import State, state_of
+from counterpoint.decode.engine import Said
+from counterpoint.serve.answers import Answer, answer_id
+from counterpoint.serve.app_state import State, owner_of, state_of
+from counterpoint.serve.asking import answers_to, chat_prompt, request_for
+from counterpoint.serve.calls import Answering, Events, begun, news, submit, unless_gone, usage
+from counterpoint.serve.credits import credited, is_gated
+from counterpoint.serve.replies import ChatReply, replies
+from counterpoint.serve.seen import seen_of
 from counterpoint.serve.streams import Growing
-from counterpoint.serve.wanted import Asked, header, plan_of, told
+from counterpoint.serve.tokens import chat_logprob
+from counterpoint.serve.wanted import header, plan_of, told
 from counterpoint.serve.wire import ChatBody
 from counterpoint.serve.worker import Stream
-from counterpoint.types import Completion, Message, Prompt
+from counterpoint.types import Prompt
 
-router = APIRouter()
-ROLES = {"developer": "system"}
+router = APIRouter(tags=["openai"])
 
 
-@router.post("/v1/chat/completions")
+@dataclass(frozen=True)
+class Chat:
+    """One call: its stream, and what every part of the reply repeats."""
+
+    state: State
+    body: ChatBody
+    owner: str
+    prompt: Prompt
+    stream: Stream
+    head: Mapping[str, Any]
+    effective: Mapping[str, Any]
+
+    @property
+    def requests(self) -> Sequence[Asking]:
+        return self.stream.requests
+
+    def begin(self) -> list[Answering]:
+        return [Answering(Growing(self.state.band.engine.decode, r.sampling.stop)) for r in self.requests]
+
+    def remember(self, index: int, answering: Answering) -> None:
+        answer = Answer(self.owner, self.prompt, answering.whole.text, self.effective["weights"])
+        self.state.answers.keep(answer_id(self.head["id"], index), answer)
+
+    def usage(self, answers: Sequence[Answering]) -> dict[str, int]:
+        return usage(len(self.requests[0].contexts[0]), sum(len(answering.whole.tokens) for answering in answers))
+
+
+@router.post(
+    "/v1/chat/completions",
+    summary="Answer a conversation for one person",
+    response_model=None,
+    responses=replies(ChatReply, events=True),
+)
 async def chat(body: ChatBody, request: Request) -> Response:
-    state = state_of(request)
-    asked = await state.asked(request, body)
-    plan = await plan_of(state.worker, asked)
-    limit = state.limit(body.max_completion_tokens or body.max_tokens)
-    seed = secrets.randbits(32) if body.seed is None else body.seed
-    top = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = body.sampling(limit, seed)
-    first = state.band.request(prompt_of(state, body), plan, sampling, "token" if body.trace else None)
-    asking = [replace(first, sampling=replace(first.sampling, seed=seed + i), logprobs=top) for i in range(body.n)]
-    stream = state.worker.submit(state.owner(request, body), asking)
-    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
-    headers = {"X-Counterpoint-Weights": header(told(state.band, asked)["weights"])}
+    """As OpenAI's, with a profile; `counterpoint` in the reply, and a header, tell the weights in force.
+
+    Log-probabilities are those of the mixture, before temperature, penalties and bias act on it.
+    """
+    call = await asked(body, request)
+    headers = {"X-Counterpoint-Weights": header(call.effective["weights"])}
     if body.stream:
-        return StreamingResponse(events(state, stream, head, asked, body), 200, headers, "text/event-stream")
-    return JSONResponse(await whole(state, stream, head, asked), headers=headers)
+        bodies = await unless_gone(request, begun(chunks(call)))
+        return Events(call.state.worker, call.stream, bodies, headers)
+    return JSONResponse(await unless_gone(request, whole(call)), headers=headers)
 
 
-def prompt_of(state: State, body: ChatBody) -> Prompt:
-    messages = [Message(ROLES.get(m.role, m.role), m.text) for m in body.messages]
-    if not state.band.tokenizer.chat_template and len(messages) == 1:
-        return state.band.prompt(messages[0].content)
-    return state.band.prompt(messages)
+async def asked(body: ChatBody, request: Request) -> Chat:
+    """Submit what a body asks for."""
+    state, owner = state_of(request), owner_of(request)
+    wanted = await state.asked(owner, body)
+    seen_of(request).method = wanted.method
+    plan = await plan_of(state.worker, wanted)
+    prompt = chat_prompt(state.band, body.messages)
+    sampling = body.sampling(state.limit(body.limit))
+    first = await run_in_threadpool(request_for, state.band, prompt, plan, sampling, "messages")
+    if body.trace and not is_gated(plan):
+        first = replace(first, trace="token")
+    asking = answers_to(first, body.n, body.seed, body.top)
+    stream = submit(request, state.worker, f"{owner}/{body.user or ''}", asking)
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
+    return Chat(state, body, owner, prompt, stream, head, told(state.band, wanted, plan))
 
 
-async def whole(state: State, stream: Stream, head: dict[str, Any], asked: Asked) -> dict[str, Any]:
-    done: dict[int, Completion] = {}
-    try:
-        async for index, said in stream:
-            if said.error:
-                raise said.error
-            if said.completion:
-                done[index] = said.completion
-    finally:
-        if len(done) < len(stream.requests):
-            state.worker.cancel(stream)
-    choices = [
-        {"index": i, "message": {"role": "assistant", "content": done[i].text}, "logprobs": None,
-         "finish_reason": done[i].finish}
-        for i in sorted(done)
-    ]  # fmt: skip
-    counted = usage(stream.requests[0], list(done.values()))
-    return {**head, "object": "chat.completion", "choices": choices, "usage": counted, "counterpoint": told(state.band, asked)}
+async def whole(call: Chat) -> dict[str, Any]:
+    answers = call.begin()
+    async for index, said in news(call.state.worker, call.stream):
+        answers[index].hear(said)
+    choices = [await choice(call, index, answering) for index, answering in enumerate(answers)]
+    tail = {"choices": choices, "usage": call.usage(answers), "counterpoint": call.effective}
+    return {**call.head, "object": "chat.completion", **tail}
 
 
-def usage(request: Asking, done: list[Completion]) -> dict[str, int]:
-    prompt, said = len(request.contexts[0]), sum(len(completion.tokens) for completion in done)
-    return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}
+async def choice(call: Chat, index: int, answering: Answering) -> dict[str, Any]:
+    call.remember(index, answering)
+    completion = answering.whole
+    message = {"role": "assistant", "content": completion.text, "refusal": None}
+    found = {"index": index, "message": message, "logprobs": logprobs(call, answering.said)}
+    found["finish_reason"] = completion.finish
+    if call.body.trace:
+        found["trace"] = await credited(call.state.worker, call.requests[index], answering)
+    return found
 
 
-async def events(
-    state: State, stream: Stream, head: dict[str, Any], asked: Asked, body: ChatBody
-) -> AsyncIterator[str]:
-    growing = [Growing(state.band.engine.decode, r.sampling.stop) for r in stream.requests]
-    done: list[Completion] = []
-    head = {**head, "object": "chat.completion.chunk"}
-    try:
-        yield event({**head, "choices": [_delta(i, {"role": "assistant", "content": ""}) for i in range(body.n)], "counterpoint": told(state.band, asked)})
-        async for index, said in stream:
-            if said.error:
-                raise said.error
-            if said.completion:
-                done.append(said.completion)
-                yield event({**head, "choices": [_delta(index, {"content": growing[index].rest(said.completion.text)}, said.completion.finish)]})
-            elif said.token is not None and (text := growing[index].add(said.token)):
-                yield event({**head, "choices": [_delta(index, {"content": text})]})
-        if body.stream_options and body.stream_options.include_usage:
-            yield event({**head, "choices": [], "usage": usage(stream.requests[0], done)})
-        yield "data: [DONE]\n\n"
-    finally:
-        if len(done) < len(stream.requests):
-            state.worker.cancel(stream)
+async def chunks(call: Chat) -> AsyncIterator[dict[str, Any]]:
+    """The reply as it grows: a chunk for each piece of an answer's text, with the news of the tokens that it took."""
+    answers, heard = call.begin(), [0] * len(call.requests)
+    head = {**call.head, "object": "chat.completion.chunk"}
+    if call.body.stream_options and call.body.stream_options.include_usage:
+        head["usage"] = None
+    told_later = await begun(news(call.state.worker, call.stream))
+    role = [delta(index, {"role": "assistant", "content": ""}) for index in range(len(answers))]
+    yield {**head, "choices": role, "counterpoint": call.effective}
+    async for index, said in told_later:
+        answering = answers[index]
+        begin, text = answering.growing.told, answering.hear(said)
+        if not text and not answering.completion:
+            continue
+        found = delta(index, {"content": text} if text else {}, logprobs(call, answering.said[heard[index] :]))
+        heard[index] = len(answering.said)
+        if answering.completion:
+            found["finish_reason"] = answering.completion.finish
+            call.remember(index, answering)
+        if call.body.trace:
+            found["trace"] = await credited(call.state.worker, call.requests[index], answering, begin)
+        yield {**head, "choices": [found]}
+    if "usage" in head:
+        yield {**head, "choices": [], "usage": call.usage(answers)}
 
 
-def _delta(index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+def delta(index: int, new: Mapping[str, Any], found: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": new, "logprobs": found, "finish_reason": None}
 
 
-def event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+def logprobs(call: Chat, news: Sequence[Said]) -> dict[str, Any] | None:
+    """Of the tokens of an answer; the end-of-text token is none of them."""
+    if call.body.top is None:
+        return None
+    names = call.state.names
+    content = [chat_logprob(names, s.token, s.logprobs) for s in news if s.token is not None and s.logprobs]
+    return {"content": content, "refusal": None}

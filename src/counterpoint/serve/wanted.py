@@ -7,9 +7,10 @@ from typing import Any, Literal
 from counterpoint.compose.plan import Plan
 from counterpoint.compose.weighers.gate import KINDS
 from counterpoint.decode.band import METHODS, Band
-from counterpoint.profiles import format_profile, parse_profile
+from counterpoint.profiles import format_profile, parse_profile, unknown_name
 from counterpoint.profiles.bounds import acting, coefficients
 from counterpoint.serve.errors import Refused
+from counterpoint.serve.store import Version
 from counterpoint.serve.worker import Worker
 from counterpoint.types import Profile
 
@@ -28,41 +29,56 @@ class Asked:
 
 
 def parse_model(name: str, known: tuple[str, ...], method: str) -> tuple[str, Profile | None]:
-    """Read `METHOD`, `METHOD:PROFILE` or `default`. Raises `Refused` with 404 for an unknown method."""
+    """Read `METHOD`, `METHOD:PROFILE` or `default`; `method` is the default's.
+
+    Entries of a profile may be divided by semicolons, for those who cannot send a comma. Raises `Refused` with 404 for
+    an unknown method.
+    """
     said, colon, profile = name.partition(":")
     if said not in (DEFAULT, *METHODS):
         raise Refused(
-            f"unknown model {name!r}; a model is METHOD or METHOD:PROFILE, such as 'soup:{known[0] if known else ''}'; "
-            f"methods: {', '.join(METHODS)}", 404, "model_not_found", "model",
+            f"model {name!r}: {unknown_name('method', said, (*METHODS, DEFAULT))}; a model is METHOD or "
+            f"METHOD:PROFILE, such as 'soup:{known[0] if known else ''}'", 404, "model_not_found", "model",
         )  # fmt: skip
-    return method if said == DEFAULT else said, parse_profile(profile, known) if colon else None
+    read = parse_profile(profile.replace(";", ","), known) if colon else None
+    return method if said == DEFAULT else said, read
 
 
 def asked(
-    band: Band,
+    known: tuple[str, ...],
     model: str,
     profile: str | Mapping[str, float] | None,
     strength: float | None,
-    stored: tuple[Profile | None, str | None],
+    user: str | None,
+    stored: Version | None,
     default: tuple[Profile | None, str],
 ) -> Asked:
     """The body's profile wins over the model name's, that over the stored person's, and that over the default.
 
     `strength` wins over the strength of whichever it is. The stored person's method is for the model `default`.
     """
-    method, named = parse_model(model, band.dimensions, default[1])
-    if model == DEFAULT and stored[1]:
-        method = stored[1]
-    given = None if profile is None else parse_profile(profile, band.dimensions)
-    found: list[tuple[Source, Profile | None]] = [
-        ("request", given), ("model", named), ("user", stored[0]), ("default", default[0])
-    ]  # fmt: skip
-    source, wanted = next(((s, p) for s, p in found if p is not None), ("default", None))
+    method, named = parse_model(model, known, (stored and stored.method) or default[1])
+    given = None if profile is None else parse_profile(profile, known)
+    of_user = stored.profile if stored else None
+    found: list[tuple[Source, Profile | None]] = [("request", given), ("model", named), ("user", of_user)]
+    source, wanted = next((pair for pair in found if pair[1] is not None), ("default", default[0]))
+    if source == "user" and wanted:
+        _check_stored(user, wanted, known)
     if strength is not None:
         if wanted is None:
             raise Refused("strength says how much of a profile; give a profile as well", param="strength")
-        wanted = parse_profile(replace(wanted, strength=strength), band.dimensions)
+        wanted = parse_profile(replace(wanted, strength=strength), known)
     return Asked(method, wanted, source)
+
+
+def _check_stored(user: str | None, profile: Profile, known: tuple[str, ...]) -> None:
+    """A band may have lost a dimension since a person's profile was stored."""
+    gone = [name for name in profile.weights if name not in known]
+    if gone:
+        raise Refused(
+            f"the stored profile of user {user!r} names {', '.join(gone)}, which this band does not have; set it "
+            f"anew, or give a profile. Known: {', '.join(known)}", 409, "profile_outdated", "user",
+        )  # fmt: skip
 
 
 async def plan_of(worker: Worker, asked: Asked) -> Plan:
@@ -73,7 +89,7 @@ async def plan_of(worker: Worker, asked: Asked) -> Plan:
     return band.plan(asked.profile, asked.method)
 
 
-def told(band: Band, asked: Asked) -> dict[str, Any]:
+def told(band: Band, asked: Asked, plan: Plan) -> dict[str, Any]:
     """What a reply says of how it was made: the coefficients in force are what reached the model."""
     given = None if asked.method == "base" else band.in_force(asked.profile)
     held = {} if asked.method == "base" else acting(asked.profile, band.bounds)
@@ -81,10 +97,16 @@ def told(band: Band, asked: Asked) -> dict[str, Any]:
         "method": asked.method,
         "profile": format_profile(asked.profile) if asked.profile else None,
         "strength": given.strength if given else 0.0,
-        "weights": coefficients(given),
+        "weights": _alone(band, plan) if asked.method in ("route", "best-expert") else coefficients(given),
         "source": asked.source,
         "bounds": {name: {"asked": a, "in_force": found} for name, (a, found) in held.items()},
     }
+
+
+def _alone(band: Band, plan: Plan) -> dict[str, float]:
+    """Of a method that takes one expert for the whole profile: that expert's dimension."""
+    dimension = {expert.name: expert.dimension for expert in band.experts}
+    return {dimension[name]: strength for name, strength in plan.rows[0].gate.items()}
 
 
 def header(weights: Mapping[str, float]) -> str:

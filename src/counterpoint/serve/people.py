@@ -1,0 +1,138 @@
+"""`/v1/users`: the people of a key, their profiles and all that is stored of them."""
+
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote, unquote
+
+from fastapi import APIRouter, Query, Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.routing import Match
+from starlette.types import Scope
+
+from counterpoint.decode.band import METHODS
+from counterpoint.profiles import parse_profile, unknown_name
+from counterpoint.serve.app_state import owner_of, state_of
+from counterpoint.serve.errors import Refused
+from counterpoint.serve.store import Store, User, Version
+from counterpoint.types import CounterpointError, Profile
+
+T = TypeVar("T")
+
+
+class UserRoute(APIRoute):
+    """A route that is matched before `%2F` becomes a slash, so that a person may be called `github/1`.
+
+    Else `/v1/users/x/history` could be the history of `x` or the person `x/history`.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        raw = scope.get("raw_path")
+        match, child = super().matches({**scope, "path": raw.decode("latin-1") if raw else quote(scope["path"])})
+        if match is not Match.NONE:
+            child["path_params"] = {key: unquote(value) for key, value in child["path_params"].items()}
+        return match, child
+
+
+router = APIRouter(route_class=UserRoute, tags=["people"])
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+class ProfileBody(BaseModel):
+    """A profile as text, such as `concise=0.7, friendly`, or as weights by dimension."""
+
+    model_config = ConfigDict(extra="forbid")
+    profile: str | dict[str, Number]
+    strength: Number | None = None
+    method: str | None = None
+
+
+@router.get("/v1/users")
+def users(request: Request, after: str = "", limit: Limit = 100) -> dict[str, Any]:
+    """People by name, from the one after `after`."""
+    found, more = store_of(request).users(owner_of(request), after, limit)
+    return {"data": [user_json(user) for user in found], "has_more": more}
+
+
+@router.get("/v1/users/{user}")
+def read(request: Request, user: str) -> dict[str, Any]:
+    """One person and the profile in force."""
+    return user_json(known_user(store_of(request), owner_of(request), user))
+
+
+@router.put("/v1/users/{user}/profile")
+def put_profile(request: Request, user: str, body: ProfileBody) -> dict[str, Any]:
+    """Set a person's profile; an unknown person is made. What was before stays in the history."""
+    profile = read_profile(body, state_of(request).band.dimensions)
+    if body.method is not None and body.method not in METHODS:
+        raise CounterpointError(unknown_name("method", body.method, METHODS))
+    return user_json(store_of(request).set_profile(owner_of(request), user, profile, "set", body.method))
+
+
+@router.get("/v1/users/{user}/history")
+def history(request: Request, user: str) -> dict[str, Any]:
+    """Every version of a person's profile, newest first."""
+    versions = store_of(request).history(owner_of(request), user)
+    return {"data": [version_json(version) for version in _known(versions, user)]}
+
+
+@router.get("/v1/users/{user}/export")
+def export(request: Request, user: str) -> dict[str, Any]:
+    """Everything stored of a person."""
+    return _known(store_of(request).export(owner_of(request), user), user)
+
+
+@router.delete("/v1/users/{user}")
+def delete(request: Request, user: str) -> dict[str, Any]:
+    """Remove everything stored of a person."""
+    _known(store_of(request).delete(owner_of(request), user) or None, user)
+    return {"deleted": True, "user": user}
+
+
+def store_of(request: Request) -> Store:
+    store: Store = state_of(request).store
+    return store
+
+
+def read_profile(body: ProfileBody, known: tuple[str, ...]) -> Profile:
+    """The profile of a body; its `strength` wins over the profile's own."""
+    profile = parse_profile(body.profile, known)
+    return profile if body.strength is None else parse_profile(replace(profile, strength=body.strength), known)
+
+
+def known_user(store: Store, owner: str, name: str) -> User:
+    """A person of an owner. Raises `Refused` with 404, the same for one that is unknown and another owner's."""
+    return _known(store.user(owner, name), name)
+
+
+def _known(found: T | None, name: str) -> T:
+    if found is None:
+        raise Refused(f"there is no user {name!r}", 404, "user_not_found", "user")
+    return found
+
+
+def user_json(user: User) -> dict[str, Any]:
+    """A person as replies say them; what belongs to a profile is null where none was ever set."""
+    current = user.current
+    return {
+        "user": user.name,
+        "profile": dict(current.profile.weights) if current else None,
+        "strength": current.profile.strength if current else None,
+        "method": current.method if current else None,
+        "source": current.source if current else None,
+        "updated": current.created if current else None,
+        "versions": user.versions,
+        "choices": user.choices,
+    }
+
+
+def version_json(version: Version) -> dict[str, Any]:
+    return {
+        "profile": dict(version.profile.weights),
+        "strength": version.profile.strength,
+        "method": version.method,
+        "source": version.source,
+        "created": version.created,
+    }

@@ -1,0 +1,138 @@
+"""What is noticed of each request, around all that answers it: an id, how it went, and what could not be foreseen."""
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from counterpoint.serve.errors import body_of
+from counterpoint.serve.keys import LOCAL, Key
+from counterpoint.serve.worker import Stream
+
+ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""Ids of clients that are taken over: nothing that could make two lines of one in a log."""
+
+NO_ROUTE = "none"
+
+
+@dataclass
+class Seen:
+    """One request. Endpoints add the method of their answer, and the streams of the engine that it comes from.
+
+    `status` is 0 until the answer begins; `over` says that all of it was handed on, `gone` that the client left before.
+    """
+
+    id: str
+    verb: str
+    begun: float = field(default_factory=time.monotonic)
+    key: Key | None = None
+    owner: str = LOCAL
+    method: str | None = None
+    streams: list[Stream] = field(default_factory=list)
+    route: str = NO_ROUTE
+    status: int = 0
+    refused: str | None = None
+    over: bool = False
+    gone: bool = False
+    error: Exception | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """A prompt counts once, however many answers it gets and however many rows it takes."""
+        return sum(len(stream.requests[0].contexts[0]) for stream in self.streams)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were said, also to a client that left before it heard them."""
+        return sum(len(times) for stream in self.streams for times in stream.times)
+
+    @property
+    def first_token(self) -> float | None:
+        """Seconds from the request's arrival to its first token."""
+        firsts = [times[0] for stream in self.streams for times in stream.times if times]
+        return min(firsts) - self.begun if firsts else None
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between tokens of the same answer."""
+        each = [times for stream in self.streams for times in stream.times]
+        return [after - before for times in each for before, after in pairwise(times)]
+
+
+def seen_of(request: Request) -> Seen:
+    """What is noticed of the request that is being answered."""
+    seen: Seen = request.state.seen
+    return seen
+
+
+class Watch:
+    """The outermost layer: `ended` is told of every request, and no error leaves it unanswered.
+
+    An error that nobody foresaw becomes a 500 that tells its id alone, or cuts off an answer that had begun.
+    """
+
+    def __init__(self, app: ASGIApp, ended: Callable[[Seen], None]) -> None:
+        self.app = app
+        self.ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        seen = Seen(request_id(Headers(scope=scope)), scope["method"])
+        scope.setdefault("state", {})["seen"] = seen
+        try:
+            await self.app(scope, _hearing(seen, receive), _telling(seen, send))
+        except Exception as error:  # noqa: BLE001 - it is logged by `ended`, and the client is told
+            seen.error = error
+            if not seen.status:
+                message = f"the server failed at this request; its log says more of {seen.id}"
+                await JSONResponse(body_of(message, 500, "failed"), 500)(scope, receive, _telling(seen, send))
+        finally:
+            seen.route = getattr(scope.get("route"), "path", NO_ROUTE)
+            self.ended(seen)
+
+
+def request_id(headers: Headers) -> str:
+    """The client's own, where it can be put on a line, or a new one."""
+    given = headers.get("x-request-id", "")
+    return given if ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+
+
+def _hearing(seen: Seen, receive: Receive) -> Receive:
+    async def hear() -> Message:
+        message = await receive()
+        seen.gone = seen.gone or (message["type"] == "http.disconnect" and not seen.over)
+        return message
+
+    return hear
+
+
+def _telling(seen: Seen, send: Send) -> Send:
+    async def tell(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            seen.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-Id"] = seen.id
+        elif seen.status >= 400 and seen.refused is None:
+            seen.refused = code_of(message.get("body", b""))
+        seen.over = seen.status > 0 and not message.get("more_body", message["type"] == "http.response.start")
+        await send(message)
+
+    return tell
+
+
+def code_of(body: bytes) -> str:
+    """The code of an error as the client reads it, or its type."""
+    try:
+        error = json.loads(body)["error"]
+        return str(error["code"] or error["type"])
+    except (ValueError, LookupError, TypeError):
+        return "other"

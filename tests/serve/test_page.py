@@ -1,0 +1,434 @@
+"""The page in a real browser: what a person can do with it, by pointer and by keyboard, on a desk and on a phone."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from counterpoint.models.band_file import read_band, write_band
+from counterpoint.serve.keys import Keys
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which the page is tested with")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, which the page is tested in")
+
+Page = Any
+Serve = Callable[..., AbstractContextManager[Any]]
+
+SCORES = {
+    "terse": {"terse": 1.0, "warm": -1.0, "exact": 0.0},
+    "warm": {"terse": -1.0, "warm": 2.0, "exact": 0.5},
+    "exact": {"terse": 0.25, "warm": 0.0, "exact": 1.0},
+}
+"""Mean rewards of the experts, by dimension."""
+
+
+@pytest.fixture(scope="module")
+def folder(band_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pico band with measured scores, two poles of one axis, and a cap."""
+    folder = tmp_path_factory.mktemp("page") / "band"
+    shutil.copytree(band_folder, folder)
+    file = read_band(folder)
+    for expert in file.experts:
+        expert.scores = SCORES[expert.name]
+    file.dimensions[0].axis = file.dimensions[1].axis = "tone"
+    file.bounds = {"exact": (0.0, 0.5)}
+    file.strengths = {"soup": 2.0, "mixture-prob": 1.0}
+    write_band(folder, file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(serve: Serve, folder: Path) -> Iterator[Any]:
+    """A server whose answers end when their tokens are spent, and not before."""
+    with serve(folder=folder) as running:
+        running.band.engine.end_tokens = frozenset()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def errors() -> list[str]:
+    """What a page wrote on the console; a test that provokes a refusal takes the browser's word of it out."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Any, errors: list[str]) -> Iterator[Callable[..., Page]]:
+    """Opens a page that is ready; whatever it writes on the console fails the test."""
+    contexts = []
+
+    def opened(url: str, width: int = 1280, **options: Any) -> Page:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(5000)
+        page.on("console", lambda said: errors.append(said.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page], place: Any) -> Page:
+    return ready(open_page(place.url))
+
+
+def ready(page: Page) -> Page:
+    page.wait_for_selector("body[data-ready]")
+    return page
+
+
+def slide(page: Page, selector: str, value: float) -> None:
+    page.locator(selector).evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }", value
+    )
+
+
+def send(page: Page, prompt: str, tokens: int = 8) -> None:
+    page.fill("#max-tokens", str(tokens))
+    page.fill("#prompt", prompt)
+    page.click("#send")
+
+
+def ended(page: Page, answers: int = 1) -> list[str]:
+    """The texts of the answers, once all have come to an end."""
+    page.wait_for_selector(".answer[aria-busy=true]", state="detached")
+    texts: list[str] = page.locator(".said").all_inner_texts()
+    assert len(texts) == answers
+    return texts
+
+
+def refused(errors: list[str], status: int) -> None:
+    """Take out what the browser itself says of a reply of this status, and nothing else."""
+    said = f"Failed to load resource: the server responded with a status of {status}"
+    assert errors
+    assert all(error.startswith(said) for error in errors), errors
+    errors.clear()
+
+
+def test_nothing_is_fetched_from_elsewhere_and_nothing_inline_runs(page: Page, place: Any) -> None:
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url))
+    policy = page.reload().headers["content-security-policy"]
+    page.locator("#picture").scroll_into_view_if_needed()
+    page.wait_for_selector("#picture .main-svg")
+    assert any("plotly" in url for url in fetched)
+    assert all(url.startswith(place.url) for url in fetched)
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_only_the_page_s_own_files_are_given_out(place: Any) -> None:
+    assert place.http.get("/static/style.css").headers["content-type"].startswith("text/css")
+    for name in ("playground.py", "..%2Fplayground.py", "%2Fetc%2Fpasswd", ""):
+        assert place.http.get(f"/static/{name}").status_code == 404
+
+
+def test_every_control_reaches_the_request(page: Page) -> None:
+    page.select_option("#method", "mixture-prob")
+    slide(page, "#weight-terse", 0.25)
+    slide(page, "#weight-warm", 1)
+    slide(page, "#weight-exact", 0)
+    slide(page, "#strength", 0.5)
+    slide(page, "#temperature", 0.7)
+    page.fill("#seed", "5")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        send(page, "hello", tokens=3)
+    asked = json.loads(sent.value.post_data)
+    assert asked == {
+        "model": "mixture-prob:terse=0.25,warm=1,strength=0.5",
+        "messages": [{"role": "user", "content": "hello"}],
+        "temperature": 0.7, "max_tokens": 3, "seed": 5, "stream": True, "trace": True,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    assert page.inner_text("#model") == asked["model"]
+    ended(page)
+    assert "seed 5" in page.inner_text(".facts")
+    assert "terse 0.1, warm 0.4" in page.inner_text(".facts")  # 0.5 * (0.25, 1) / 1.25
+
+
+def test_the_controls_start_as_the_band_was_vetted(page: Page) -> None:
+    assert page.input_value("#method") == "soup"
+    assert page.input_value("#strength") == "2"
+    page.select_option("#method", "mixture-prob")
+    assert page.input_value("#strength") == "1"
+    slide(page, "#strength", 0.3)
+    page.select_option("#method", "soup")
+    assert page.input_value("#strength") == "0.3", "a strength that a person chose stays"
+    assert page.inner_text("fieldset legend") == "tone"
+    assert page.locator("fieldset .weight").count() == 2
+    assert "Held to 0 to 0.5 by the operator" in page.inner_text("#weight-exact-help")
+
+
+def test_methods_that_the_band_lacks_cannot_be_chosen_and_say_why(page: Page) -> None:
+    assert page.locator("#method option[value=mope]").is_disabled()
+    page.click("#unavailable summary")
+    assert "this band has no controller" in page.inner_text("#unavailable")
+
+
+def test_a_developer_can_copy_the_request(page: Page, place: Any) -> None:
+    page.fill("#prompt", "it's")
+    page.click("text=Python (openai)")
+    page.click("text=curl >> nth=0")
+    assert f"{place.url}/v1" in page.inner_text("#python")
+    assert page.inner_text("#model") in page.inner_text("#python")
+    assert "it'\\''s" in page.inner_text("#curl")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("#copy-model")
+    page.wait_for_selector("#copied:has-text('Copied')")
+    assert page.evaluate("navigator.clipboard.readText()") == page.inner_text("#model")
+
+
+def test_text_grows_before_it_ends_and_is_what_the_server_says(page: Page, place: Any) -> None:
+    page.fill("#seed", "3")
+    send(page, "hello", tokens=300)
+    lengths = []
+    while page.locator(".answer[aria-busy=true]").count():
+        lengths.append(len(page.inner_text(".said")))
+    grown = sorted(set(lengths))
+    assert len(grown) >= 3
+    assert lengths == sorted(lengths)
+    asked = {"model": page.inner_text("#model"), "seed": 3, "max_tokens": 300, "messages": [{"role": "user", "content": "hello"}]}
+    whole = place.http.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"]["content"]
+    shown = page.locator(".said").evaluate("said => said.textContent")
+    assert shown.replace("↵\n", "\n")[:40] == whole[:40], "later tokens may differ: other requests share no batch here"
+
+
+def test_tokens_have_the_colours_and_words_of_their_experts(page: Page) -> None:
+    page.select_option("#method", "mixture-prob")
+    slide(page, "#weight-terse", 0.5)
+    slide(page, "#weight-warm", 0.5)
+    slide(page, "#weight-exact", 0)
+    send(page, "hello", tokens=20)
+    ended(page)
+    legend = page.inner_text(".legend")
+    assert "terse" in legend
+    assert "warm" in legend
+    assert "exact" not in legend
+    token = page.locator(".token").first
+    assert "gradient" in token.evaluate("token => getComputedStyle(token).backgroundImage")
+    token.hover()
+    shares = page.inner_text("#shares")
+    assert shares.count("%") in (1, 2)
+    assert page.locator(".token").first.get_attribute("data-shares") in shares
+
+
+def test_stopping_keeps_what_was_said_and_frees_the_server(page: Page, place: Any) -> None:
+    send(page, "hello", tokens=480)
+    page.wait_for_selector(".token")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#status:has-text('Stopped')")
+    assert "stopped by you" in page.inner_text(".facts")
+    assert page.locator(".token").count() > 0
+    assert page.is_enabled("#send")
+    until = time.monotonic() + 2
+    while not place.band.engine.idle and time.monotonic() < until:
+        time.sleep(0.01)
+    assert place.band.engine.idle
+
+
+def test_two_methods_side_by_side_have_one_prompt_seed_and_profile(page: Page) -> None:
+    page.check("#compare")
+    page.select_option("#method", "mixture-prob")
+    page.select_option("#second", "soup")
+    asked: list[dict[str, Any]] = []
+    page.on("request", lambda request: request.post_data and asked.append(json.loads(request.post_data)))
+    send(page, "hello")
+    texts = ended(page, 2)
+    assert all(texts)
+    first, second = (request.pop("model") for request in asked)
+    assert (first, second) == ("mixture-prob:terse=0.5,exact=0.5", "soup:terse=0.5,exact=0.5,strength=2")
+    assert asked[0] == asked[1]
+    boxes = [card.bounding_box() for card in page.locator(".answer").all()]
+    assert boxes[0]["y"] == boxes[1]["y"], "beside each other on a desk"
+    assert boxes[0]["x"] < boxes[1]["x"]
+
+
+def test_a_refusal_is_told_beside_the_answer(page: Page, errors: list[str]) -> None:
+    page.select_option("#method", "mixture-prob")
+    slide(page, "#strength", 3)
+    send(page, "hello")
+    wrong = page.wait_for_selector(".wrong[role=alert]").inner_text()
+    assert "strength" in wrong
+    assert page.is_enabled("#send")
+    refused(errors, 400)
+    slide(page, "#strength", 1)
+    send(page, "hello")
+    assert ended(page)[0]
+    assert page.locator(".wrong").count() == 0
+
+
+def test_a_full_server_says_when_to_come_again(open_page: Callable[..., Page], serve: Serve, errors: list[str]) -> None:
+    with serve(max_waiting=0) as full:
+        page = ready(open_page(full.url))
+        send(page, "hello")
+        assert "Try again in 1 second." in page.wait_for_selector(".wrong").inner_text()
+        refused(errors, 429)
+
+
+def test_a_server_that_went_away_is_told(open_page: Callable[..., Page], serve: Serve, errors: list[str]) -> None:
+    with serve() as gone:
+        page = ready(open_page(gone.url))
+    send(page, "hello")
+    assert "The server does not answer" in page.wait_for_selector(".wrong").inner_text()
+    page.click("#save")
+    assert "The server does not answer" in page.wait_for_selector("#alert p").inner_text()
+    assert all("ERR_CONNECTION_REFUSED" in error for error in errors)
+    errors.clear()
+
+
+def test_a_key_is_asked_for_and_used(open_page: Callable[..., Page], serve: Serve, errors: list[str]) -> None:
+    with serve(require_keys=True) as locked:
+        _, secret = Keys(locked.state.store.database).add("page")
+        page = open_page(locked.url)
+        page.wait_for_selector("#key-card:not([hidden])")
+        refused(errors, 401)
+        page.fill("#key", secret)
+        page.keyboard.press("Enter")
+        ready(page)
+        assert page.is_hidden("#key-card")
+        send(page, "hello")
+        assert ended(page)[0]
+
+
+def test_the_picture_tells_measured_and_predicted_rewards(page: Page) -> None:
+    slide(page, "#weight-terse", 0.5)
+    slide(page, "#weight-warm", 0.25)
+    slide(page, "#weight-exact", 0)
+    page.select_option("#across", "terse")
+    page.select_option("#up", "warm")
+    page.locator("#picture").scroll_into_view_if_needed()
+    page.wait_for_selector("#picture .textpoint:has-text('you')")
+    assert page.locator("#picture .textpoint").count() == 4
+    page.click("#picture-card summary")
+    rows = page.locator("#points tbody tr").all_inner_texts()
+    assert "◆ terse\t1\t−1" in rows
+    # (0.5 * 1 + 0.25 * -1) / 0.75 = 1/3 of terse, and (0.5 * -1 + 0.25 * 2) / 0.75 = 0 of warm
+    assert "★ you\t0.33\t0" in rows
+    assert "a prediction" in page.inner_text("#picture-says")
+
+
+def test_a_stored_profile_comes_back_onto_the_sliders(page: Page) -> None:
+    page.fill("#user", "Ada Lovelace/1")
+    slide(page, "#weight-terse", 0.2)
+    slide(page, "#weight-exact", 0.9)
+    slide(page, "#strength", 1.5)
+    page.click("#save")
+    page.wait_for_selector("#person-says:has-text('Saved')")
+    page.click("#none")
+    slide(page, "#strength", 1)
+    page.click("#load")
+    page.wait_for_selector("#person-says:has-text('is on the sliders')")
+    assert page.input_value("#weight-exact") == "0.9"
+    assert page.input_value("#strength") == "1.5"
+
+
+def test_the_keyboard_alone_is_enough(page: Page) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab") if page.evaluate("document.activeElement.id") != "prompt" else None
+    page.keyboard.type("hello")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("there")
+    assert page.input_value("#prompt") == "hello\nthere"
+    page.keyboard.press("Enter")
+    ended(page)
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "token":
+            break
+    first = page.inner_text("#shares")
+    assert "%" in first
+    assert page.evaluate("document.activeElement.getAttribute('aria-describedby')") == "shares"
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.previousElementSibling.className") == "token"
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#shares")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") != "token", "an answer is one stop of the Tab key"
+
+
+def test_every_control_has_a_name_and_shows_its_focus(page: Page) -> None:
+    page.check("#compare")
+    names = page.locator("input:visible, select:visible, textarea:visible, button:visible").evaluate_all(
+        "all => all.map(one => (one.labels?.[0] ?? one).textContent.trim())"
+    )
+    assert len(names) > 15
+    assert all(names)
+    page.focus("#weight-terse")
+    page.keyboard.press("ArrowRight")
+    assert page.input_value("#weight-terse") == "0.51"
+    assert page.locator("#weight-terse").evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_is_readable_in_both_themes(open_page: Callable[..., Page], place: Any, theme: str) -> None:
+    """WCAG 2.2, 1.4.3: (L1 + 0.05) / (L2 + 0.05) >= 4.5 of the relative luminances of text and what it stands on."""
+    other = {"light": "dark", "dark": "light"}[theme]
+    page = ready(open_page(place.url, color_scheme=other))
+    before = page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
+    page.select_option("#theme", theme)
+    card = page.locator("#picture-card").evaluate("card => getComputedStyle(card).backgroundColor")
+    assert page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") != before
+    for selector in ("#picture-card h2", "#keys", "#send"):
+        colours = page.locator(selector).evaluate("one => [getComputedStyle(one).color, getComputedStyle(one).backgroundColor]")
+        ground = card if colours[1] == "rgba(0, 0, 0, 0)" else colours[1]
+        assert contrast(colours[0], ground) >= 4.5, selector
+    page.reload()
+    assert page.input_value("#theme") == theme, "the choice is remembered"
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: Callable[..., Page], place: Any) -> None:
+    page = ready(open_page(place.url, width=360, has_touch=True))
+    page.check("#compare")
+    send(page, "hello " + "w" * 80, tokens=40)
+    ended(page, 2)
+    boxes = [card.bounding_box() for card in page.locator(".answer").all()]
+    assert boxes[0]["y"] < boxes[1]["y"], "below each other on a phone"
+    page.locator("#picture").scroll_into_view_if_needed()
+    page.wait_for_selector("#picture .main-svg")
+    page.locator("details summary").evaluate_all("all => all.forEach(summary => { summary.parentElement.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.locator(".token").first.tap()
+    box = page.locator("#shares").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 360
+    page.click("#tab-choose")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_less_motion_is_respected(open_page: Callable[..., Page], place: Any) -> None:
+    page = ready(open_page(place.url, reduced_motion="reduce"))
+    send(page, "hello", tokens=200)
+    page.wait_for_selector(".answer[aria-busy=true]")
+    assert page.locator(".said").evaluate("said => getComputedStyle(said, '::after').animationName") == "none"
+    ended(page)
