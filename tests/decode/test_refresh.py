@@ -137,7 +137,7 @@ def misfit(folder: Path) -> None:
         (corrupt_config, r"adapter_config.json"),
         (corrupt_band, r"band.json"),
         (other_base, r"band.json: the base is not the one that was loaded"),
-        (whole_model, r"band.json: expert 'whole' is a whole model"),
+        (whole_model, r"band.json: expert 'whole' is or was a whole model"),
         (misfit, r"expert 'bold', module .*: its delta is"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_a_revoked_key_goes_on_for_a_moment_only(
 ) -> None:
     _, secret = Keys(database).add("shop")
     now = 1000.0
-    monkeypatch.setattr(auth.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     with client() as http:
         assert http.get("/v1/users", headers=bearer(secret)).status_code == 200
         Keys(database).revoke("shop")
@@ -265,8 +266,6 @@ def test_an_open_server_is_not_reloaded_from_elsewhere(band: Band, database: Dat
     app = create_app(band, Store(database), Settings(open=True, host="0.0.0.0"))
     with TestClient(app, client=("203.0.113.9", 5000)) as http:
         assert http.post("/v1/band/reload").status_code == 403
-    with TestClient(app, client=("127.0.0.1", 5000)) as http:
-        assert http.post("/v1/band/reload").status_code == 200
 
 
 def test_others_cannot_reach_a_server_that_has_no_key(database: Database) -> None:

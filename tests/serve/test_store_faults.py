@@ -193,6 +193,17 @@ def test_somebody_who_writes_for_long_is_waited_for_and_then_reported(
         assert store.add_feedback("k", "ann", CHOICE).choices == 1
 
 
+def test_nobody_writes_between_what_a_writer_reads_and_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY_S", 0.1)
+    with closing(open_database(str(path))) as one, closing(open_database(str(path))) as other:
+        with one.writing() as session:
+            assert session.scalar(text("SELECT count(*) FROM counterpoint_users")) == 0
+            with pytest.raises(StoreDown, match="database is locked"):
+                Store(other).add_feedback("k", "ann", CHOICE)
+            session.execute(text("DELETE FROM counterpoint_users"))
+        assert Store(other).add_feedback("k", "ann", CHOICE).choices == 1
+
+
 def test_a_file_that_was_overwritten_is_reported(store: Store, path: Path) -> None:
     store.database.close()
     path.write_bytes(b"no database" * 1000)

@@ -160,7 +160,7 @@ def steered(band: Band, **options: object) -> Band:
     """The band with learned constants that prefer the first expert."""
     names = [expert.name for expert in band.experts]
     constants = {"terse=0.5, warm=0.5": [2.0, 0.0, 0.0]}
-    band.steer(Controller(experts=names, dimensions=list(band.dimensions), constants=constants, **options))  # type: ignore[arg-type]
+    band.steer(Controller(experts=names, dimensions=list(band.dimensions), constants=constants, **options))
     return band
 
 

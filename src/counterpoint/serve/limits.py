@@ -44,7 +44,7 @@ class Limits:
     def left(
         self, owner: str, requests: int | None = None, tokens: int | None = None
     ) -> dict[str, tuple[int, int, float]]:
-        """Of requests and tokens, where they are limited: a minute's whole, what is left, seconds until some come back."""
+        """Of what is limited, requests or tokens: a minute's whole, what is left, and seconds until some come back."""
         each = {
             "requests": (self._requests(requests), self.requests_per_minute if requests is None else requests),
             "tokens": (self._tokens(tokens), self._tokens_allowed(tokens)),

@@ -1,6 +1,7 @@
 """How the server is: alive, ready, its figures; and reading the band anew."""
 
 import time
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -14,6 +15,7 @@ from counterpoint.serve.auth import check_admin, rates
 from counterpoint.serve.database import Database, StoreDown
 from counterpoint.serve.drain import Drain
 from counterpoint.serve.errors import Refused
+from counterpoint.serve.hold import refresh
 from counterpoint.serve.limits import Limits
 from counterpoint.serve.logs import told, trail
 from counterpoint.serve.metrics import Metrics
@@ -64,7 +66,7 @@ class Operations:
 
     async def reload(self) -> None:
         """Read the band's folder anew between two steps. Raises CounterpointError, and nothing has changed then."""
-        await self.worker.call(self.band.refresh)
+        await self.worker.call(partial(refresh, self.band, self.settings))
         self.log.info("reloaded", experts=[expert.name for expert in self.band.experts])
 
     async def reload_if_possible(self) -> None:

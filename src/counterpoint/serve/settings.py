@@ -27,40 +27,51 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, allow_inf_nan=False
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen at.")
-    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one.")
-    open: bool = Field(False, description="Serve other addresses than this machine's without API keys.")
-    require_keys: bool = Field(False, description="Refuse requests without an API key even before one is made.")
-    database: str = Field("sqlite:///people.db", description="Where people, keys and feedback are kept: an address.")
-    keep_texts: bool = Field(False, description="Keep prompts and answers with feedback, not their scores alone.")
-
-    method: str = Field("soup", description="Method of a request that names none.")
-    profile: str = Field("", description="Profile of a request, and of a person, without one; empty for the base.")
-    strict_users: bool = Field(False, description="An unknown user is an error instead of the default profile.")
-    bounds: str = Field("", description='Floors and caps besides the band\'s, such as "harmless >= 0.3".')
-
-    threads: int = Field(0, ge=0, description="CPU threads; 0 uses every core.")
-    device: str = Field("cpu", description="Where to compute: cpu, cuda, cuda:1, mps.")
-    dtype: str = Field("float32", description="float32, bfloat16 or float16.")
-    max_rows: int = Field(64, ge=1, description="Rows of one forward; a mixture of K experts takes K.")
-    memory_gib: float = Field(2.0, gt=0, description="Most memory for keys and values, in GiB.")
-    prefill_chunk: int = Field(256, ge=1, description="Prompt tokens between two steps of decoding.")
-    max_waiting: int = Field(256, ge=0, description="Requests that may wait; more are told to come again.")
-
-    max_tokens: int = Field(1024, ge=1, description="Most tokens of one answer.")
-    default_max_tokens: int = Field(256, ge=1, description="Of a request that names no number.")
-    max_body: int = Field(1 << 20, ge=1, description="Most bytes of a request's body.")
-    body_s: float = Field(30.0, gt=0, description="Seconds in which a request's body must have arrived.")
-    requests_per_minute: int = Field(0, ge=0, description="Of each API key that has no rate of its own; 0: no limit.")
-    tokens_per_minute: int = Field(0, ge=0, description="The same for tokens, of prompts and answers.")
-    cors_origins: Annotated[list[str], NoDecode] = Field(
-        [], description="Origins of pages that may ask from a browser, with commas between them; none unless given."
+    host: str = Field(default="127.0.0.1", description="Address to listen at.")
+    port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one.")
+    open: bool = Field(default=False, description="Serve other addresses than this machine's without API keys.")
+    require_keys: bool = Field(default=False, description="Refuse requests without an API key even before one is made.")
+    database: str = Field(
+        default="sqlite:///people.db", description="Where people, keys and feedback are kept: an address."
+    )
+    keep_texts: bool = Field(
+        default=False, description="Keep prompts and answers with feedback, not their scores alone."
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
-    log_prompts: bool = Field(False, description="Write prompts, answers and user names into the log.")
-    metrics: bool = Field(True, description="Serve /metrics.")
-    drain_s: float = Field(30.0, ge=0, description="Seconds that requests under way have to finish at the end.")
+    method: str = Field(default="soup", description="Method of a request that names none.")
+    profile: str = Field(
+        default="", description="Profile of a request, and of a person, without one; empty for the base."
+    )
+    strict_users: bool = Field(default=False, description="An unknown user is an error instead of the default profile.")
+    bounds: str = Field(default="", description='Floors and caps besides the band\'s, such as "harmless >= 0.3".')
+
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0 uses every core.")
+    device: str = Field(default="cpu", description="Where to compute: cpu, cuda, cuda:1, mps.")
+    dtype: str = Field(default="float32", description="float32, bfloat16 or float16.")
+    max_rows: int = Field(default=64, ge=1, description="Rows of one forward; a mixture of K experts takes K.")
+    memory_gib: float = Field(default=2.0, gt=0, description="Most memory for keys and values, in GiB.")
+    prefill_chunk: int = Field(default=256, ge=1, description="Prompt tokens between two steps of decoding.")
+    max_waiting: int = Field(default=256, ge=0, description="Requests that may wait; more are told to come again.")
+
+    max_tokens: int = Field(default=1024, ge=1, description="Most tokens of one answer.")
+    default_max_tokens: int = Field(default=256, ge=1, description="Of a request that names no number.")
+    max_body: int = Field(default=1 << 20, ge=1, description="Most bytes of a request's body.")
+    body_s: float = Field(default=30.0, gt=0, description="Seconds in which a request's body must have arrived.")
+    requests_per_minute: int = Field(
+        default=0, ge=0, description="Of each API key that has no rate of its own; 0: no limit."
+    )
+    tokens_per_minute: int = Field(default=0, ge=0, description="The same for tokens, of prompts and answers.")
+    cors_origins: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="Origins of pages that may ask from a browser, with commas between them; none unless given.",
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+    log_prompts: bool = Field(default=False, description="Write prompts, answers and user names into the log.")
+    metrics: bool = Field(default=True, description="Serve /metrics.")
+    drain_s: float = Field(default=30.0, ge=0, description="Seconds that requests under way have to finish at the end.")
 
     @field_validator("cors_origins", mode="before")
     @classmethod

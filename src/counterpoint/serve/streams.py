@@ -5,10 +5,7 @@ from itertools import pairwise
 
 
 HALF = "\ufffd"
-"""What bytes are decoded to that are no whole character, or not yet."""
-
-MOST_HALVES = 3
-"""How many of them may yet become a character: one is four bytes at most."""
+"""What bytes are decoded to that are no whole character, or not yet; a text that ends so waits for another token."""
 
 
 class Growing:
@@ -22,7 +19,7 @@ class Growing:
         self._stops = stops
         self._tokens: list[int] = []
         self._shown = self._read = 0
-        self.text = self._whole = ""
+        self.text = ""
         self.told = 0
         self.starts: list[int] = []
 
@@ -35,12 +32,10 @@ class Growing:
         self._tokens.append(token)
         before = self._decode(self._tokens[self._shown : self._read])
         after = self._decode(self._tokens[self._shown :])
-        if after.endswith(HALF):
-            after = after[: max(len(after) - MOST_HALVES, len(after.rstrip(HALF)))]
-            self.text = self._whole + after[len(before) :]
-        elif len(after) > len(before):
-            self.text = self._whole + after[len(before) :]
-            self._shown, self._read, self._whole = self._read, len(self._tokens), self.text
+        if len(after) <= len(before) or after.endswith(HALF):
+            return ""
+        self._shown, self._read = self._read, len(self._tokens)
+        self.text += after[len(before) :]
         held = max((overlap(self.text, stop) for stop in self._stops), default=0)
         return self._tell(self.text, len(self.text) - held)
 
