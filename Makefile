@@ -4,7 +4,7 @@ READY := .venv/.ready
 
 VLLM ?= .vllm
 
-.PHONY: demo test test-vllm bench clean
+.PHONY: demo test test-vllm test-postgres bench clean
 
 # Everything that a target needs is set up once, and again only when the pins or the project change.
 $(READY): constraints.txt pyproject.toml
@@ -37,6 +37,10 @@ $(VLLM)/.ready:
 # Experts behind a real vLLM server on the CPU: about a minute, and 3.4 GB to fetch the first time.
 test-vllm: $(READY) $(VLLM)/.ready
 	VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(BIN)/python -m pytest -s tests_vllm
+
+# The store on a real PostgreSQL (initdb and pg_ctl in PATH, or in the folder POSTGRES_BIN), stopped and killed under it.
+test-postgres: $(READY)
+	$(BIN)/python -m pytest -s tests_postgres
 
 clean:
 	rm -rf .venv .bench demo

@@ -87,11 +87,12 @@ class Connection(asyncio.Protocol):
         self._answer.error = self._answer.error or json.dumps(said["error"]) if "error" in said else self._answer.error
         self._answer.usage = said.get("usage") or self._answer.usage
         for choice in said.get("choices", ()):
-            text = choice["text"] if "text" in choice else choice["delta"].get("content", "")
-            if text:
-                self._answer.text += text
+            plain, finish = "text" in choice, choice["finish_reason"]
+            text = choice["text"] if plain else choice["delta"].get("content", "")
+            self._answer.text += text
+            if text or (plain and not finish):  # llama-server's vocabulary is padded with tokens without a text
                 self._answer.times.append(self._now)
-            self._answer.finish = choice["finish_reason"] or self._answer.finish
+            self._answer.finish = finish or self._answer.finish
 
     def _end(self, error: str) -> None:
         if self._answer and self._over and not self._over.done():

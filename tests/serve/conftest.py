@@ -15,9 +15,7 @@ from counterpoint.decode.band import Band
 from counterpoint.serve.app import create_app
 from counterpoint.serve.app_state import State
 from counterpoint.serve.database import open_database
-from counterpoint.serve.database import open_database
 from counterpoint.serve.settings import Settings
-from counterpoint.serve.store import Store
 from counterpoint.serve.store import Store
 
 

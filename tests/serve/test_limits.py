@@ -108,6 +108,20 @@ def test_a_keys_own_rates_take_the_place_of_the_servers(clock: Clock) -> None:
     assert limits.admit("k", requests=5, tokens=0) == pytest.approx(60)
 
 
+def test_what_is_left_and_when_some_comes_back(clock: Clock) -> None:
+    limits = Limits(requests_per_minute=3, tokens_per_minute=10**6)  # parts of 10 tokens
+    assert limits.left("k") == {"requests": (3, 3, 0.0), "tokens": (10**6, 10**6, 0.0)}
+    limits.admit("k")
+    limits.spend("k", 15)  # 2 parts
+    clock.now += 20
+    limits.admit("k")
+    left = limits.left("k")
+    assert left["requests"][:2] == (3, 1)
+    assert left["tokens"][:2] == (10**6, 10**6 - 20)
+    assert [seconds for _, _, seconds in left.values()] == pytest.approx([40, 40])
+    assert limits.left("k", requests=0, tokens=0) == {}
+
+
 def test_zero_is_no_limit(clock: Clock) -> None:
     limits = Limits()
     for _ in range(2000):

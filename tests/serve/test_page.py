@@ -1,9 +1,10 @@
 """The page in a real browser: what a person can do with it, by pointer and by keyboard, on a desk and on a phone."""
 
 import json
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from counterpoint.models.band_file import read_band, write_band
 from counterpoint.serve.keys import Keys
+from counterpoint.types import Prompt
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which the page is tested with")
 CHROMIUM = shutil.which("chromium")
@@ -43,11 +45,21 @@ def folder(band_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Lengths:
+    """Scores by hand: short answers are terse, and letters are warm."""
+
+    dimensions = ("terse", "warm")
+
+    def scores(self, prompt: Prompt, responses: Sequence[str]) -> list[dict[str, float]]:
+        return [{"terse": -float(len(one)), "warm": float(sum(map(str.isalpha, one)))} for one in responses]
+
+
 @pytest.fixture(scope="module")
 def place(serve: Serve, folder: Path) -> Iterator[Any]:
     """A server whose answers end when their tokens are spent, and not before."""
     with serve(folder=folder) as running:
         running.band.engine.end_tokens = frozenset()
+        running.state.scorers = Lengths()
         yield running
 
 
@@ -71,9 +83,9 @@ def open_page(browser: Any, errors: list[str]) -> Iterator[Callable[..., Page]]:
     contexts = []
 
     def opened(url: str, width: int = 1280, **options: Any) -> Page:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, **options))
+        contexts.append(browser.new_context(viewport={"width": width, "height": 450}, **options))
         page = contexts[-1].new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(20_000)
         page.on("console", lambda said: errors.append(said.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url)
@@ -97,7 +109,8 @@ def ready(page: Page) -> Page:
 
 def slide(page: Page, selector: str, value: float) -> None:
     page.locator(selector).evaluate(
-        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }", value
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }",
+        value,
     )
 
 
@@ -196,19 +209,33 @@ def test_a_developer_can_copy_the_request(page: Page, place: Any) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == page.inner_text("#model")
 
 
+WATCH = """() => {
+  window.lengths = [];
+  const look = () => {
+    const busy = document.querySelector(".answer[aria-busy=true] .said");
+    if (busy) window.lengths.push(busy.textContent.length);
+  };
+  new MutationObserver(look).observe(document.getElementById("answers"), { childList: true, subtree: true });
+}"""
+"""Notes how long the text of an answer under way is whenever it changes."""
+
+
 def test_text_grows_before_it_ends_and_is_what_the_server_says(page: Page, place: Any) -> None:
     page.fill("#seed", "3")
+    page.evaluate(WATCH)
     send(page, "hello", tokens=300)
-    lengths = []
-    while page.locator(".answer[aria-busy=true]").count():
-        lengths.append(len(page.inner_text(".said")))
-    grown = sorted(set(lengths))
-    assert len(grown) >= 3
+    ended(page)
+    lengths = page.evaluate("lengths")
+    assert len(set(lengths)) >= 3
     assert lengths == sorted(lengths)
-    asked = {"model": page.inner_text("#model"), "seed": 3, "max_tokens": 300, "messages": [{"role": "user", "content": "hello"}]}
+    asked = {
+        "model": page.inner_text("#model"),
+        "seed": 3,
+        "max_tokens": 300,
+        "messages": [{"role": "user", "content": "hello"}],
+    }
     whole = place.http.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"]["content"]
-    shown = page.locator(".said").evaluate("said => said.textContent")
-    assert shown.replace("↵\n", "\n")[:40] == whole[:40], "later tokens may differ: other requests share no batch here"
+    assert said(page) == whole
 
 
 def test_tokens_have_the_colours_and_words_of_their_experts(page: Page) -> None:
@@ -223,7 +250,7 @@ def test_tokens_have_the_colours_and_words_of_their_experts(page: Page) -> None:
     assert "warm" in legend
     assert "exact" not in legend
     token = page.locator(".token").first
-    assert "gradient" in token.evaluate("token => getComputedStyle(token).backgroundImage")
+    assert "gradient" in style(page, ".token >> nth=0", "backgroundImage")
     token.hover()
     shares = page.inner_text("#shares")
     assert shares.count("%") in (1, 2)
@@ -248,12 +275,12 @@ def test_two_methods_side_by_side_have_one_prompt_seed_and_profile(page: Page) -
     page.check("#compare")
     page.select_option("#method", "mixture-prob")
     page.select_option("#second", "soup")
-    asked: list[dict[str, Any]] = []
-    page.on("request", lambda request: request.post_data and asked.append(json.loads(request.post_data)))
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.post_data) if "chat" in request.url else None)
     send(page, "hello")
-    texts = ended(page, 2)
-    assert all(texts)
-    first, second = (request.pop("model") for request in asked)
+    assert all(ended(page, 2))
+    asked = [json.loads(one) for one in sent]
+    first, second = (one.pop("model") for one in asked)
     assert (first, second) == ("mixture-prob:terse=0.5,exact=0.5", "soup:terse=0.5,exact=0.5,strength=2")
     assert asked[0] == asked[1]
     boxes = [card.bounding_box() for card in page.locator(".answer").all()]
@@ -276,10 +303,12 @@ def test_a_refusal_is_told_beside_the_answer(page: Page, errors: list[str]) -> N
 
 
 def test_a_full_server_says_when_to_come_again(open_page: Callable[..., Page], serve: Serve, errors: list[str]) -> None:
-    with serve(max_waiting=0) as full:
-        page = ready(open_page(full.url))
+    with serve(requests_per_minute=2) as full:
+        page = ready(open_page(full.url))  # the first request, for the band
         send(page, "hello")
-        assert "Try again in 1 second." in page.wait_for_selector(".wrong").inner_text()
+        ended(page)
+        send(page, "hello")
+        assert re.search(r"Try again in \d+ seconds?\.", page.wait_for_selector(".wrong").inner_text())
         refused(errors, 429)
 
 
@@ -317,12 +346,92 @@ def test_the_picture_tells_measured_and_predicted_rewards(page: Page) -> None:
     page.locator("#picture").scroll_into_view_if_needed()
     page.wait_for_selector("#picture .textpoint:has-text('you')")
     assert page.locator("#picture .textpoint").count() == 4
-    page.click("#picture-card summary")
-    rows = page.locator("#points tbody tr").all_inner_texts()
+    rows = table(page)
     assert "◆ terse\t1\t−1" in rows
     # (0.5 * 1 + 0.25 * -1) / 0.75 = 1/3 of terse, and (0.5 * -1 + 0.25 * 2) / 0.75 = 0 of warm
     assert "★ you\t0.33\t0" in rows
     assert "a prediction" in page.inner_text("#picture-says")
+
+
+def test_answers_are_scored_and_placed(page: Page) -> None:
+    send(page, "hello", tokens=12)
+    text = said(page)
+    page.select_option("#view", "here")
+    page.select_option("#across", "terse")
+    page.select_option("#up", "warm")
+    page.wait_for_selector("#points td:has-text('1: soup')", state="attached")
+    assert f"● 1: soup\t−{len(text)}\t{sum(map(str.isalpha, text))}" in table(page)
+    page.select_option("#up", "exact")
+    assert "No answer was scored on these two dimensions" in page.inner_text("#picture-says")
+
+
+def test_a_prompt_is_measured_for_everyone(page: Page) -> None:
+    page.select_option("#view", "here")
+    page.fill("#max-tokens", "4")
+    page.click("#measure")
+    assert "Write a prompt first" in page.wait_for_selector("#alert p").inner_text()
+    page.fill("#prompt", "hello")
+    page.click("#measure")
+    page.wait_for_selector("#measure-says:has-text('8 answers each to “hello”')")
+    page.select_option("#up", "warm")
+    assert [row.split("\t")[0] for row in table(page)[1:]] == ["■ you", "■ base", "■ terse", "■ warm", "■ exact"]
+
+
+def table(page: Page) -> list[str]:
+    """The rows of the table of points, the head first."""
+    page.locator("#picture-card details").evaluate("one => { one.open = true; }")
+    rows: list[str] = page.locator("#points tr").all_inner_texts()
+    return rows
+
+
+def said(page: Page, place: int = 0) -> str:
+    """What an answer says, without the signs that show its line ends."""
+    ended(page, page.locator(".answer").count())
+    text: str = page.locator(".said").nth(place).evaluate("said => said.textContent")
+    return text.replace("↵\n", "\n")
+
+
+def test_blind_choices_teach_a_profile(page: Page) -> None:
+    page.fill("#user", "blind")
+    page.click("#tab-choose")
+    page.wait_for_selector("#belief:has-text('No choices yet')")
+    assert page.is_disabled("#use")
+    send(page, "hello", tokens=30)
+    page.wait_for_selector("#choose-a")
+    texts = page.locator(".blind .text").all_inner_texts()
+    assert len(texts) == 2
+    for name in ("terse", "warm", "exact", "soup"):
+        assert name not in page.inner_text("#pair-card"), "it is blind"
+    page.click("#choose-a")
+    page.wait_for_selector("#belief:has-text('after 1 choice.')")
+    assert "You chose A." in page.inner_text("#revealed")
+    assert page.is_hidden("#choose-a"), "a pair is chosen from once"
+    page.keyboard.press("Enter")  # the button for the next pair has the focus
+    page.wait_for_selector("#choose-a")
+    page.keyboard.press("t")
+    page.wait_for_selector("#belief:has-text('after 2 choices.')")
+    assert "You saw no difference." in page.inner_text("#revealed")
+    figures = page.locator(".bars .figures").all_inner_texts()
+    assert len(figures) == 2
+    assert all(re.fullmatch(r"−?[\d.]+ \(−?[\d.]+ to −?[\d.]+\)", one) for one in figures)
+    profile = page.inner_text("#belief code")
+    page.click("#use")
+    assert page.is_visible("#ask")
+    name, weight = profile.split(",")[0].split("=")
+    assert float(page.input_value(f"#weight-{name}")) == pytest.approx(float(weight), abs=0.006)
+
+
+def test_letters_that_are_typed_are_no_choices(page: Page, place: Any) -> None:
+    page.fill("#user", "typing")
+    page.click("#tab-choose")
+    send(page, "hello")
+    page.wait_for_selector("#choose-a")
+    page.type("#prompt", "a better b")
+    assert page.is_visible("#choose-a")
+    assert place.http.get("/v1/users/typing").status_code == 404
+    page.locator("#pair-title").click()
+    page.keyboard.press("b")
+    page.wait_for_selector("#revealed:has-text('You chose B.')")
 
 
 def test_a_stored_profile_comes_back_onto_the_sliders(page: Page) -> None:
@@ -376,7 +485,7 @@ def test_every_control_has_a_name_and_shows_its_focus(page: Page) -> None:
     page.focus("#weight-terse")
     page.keyboard.press("ArrowRight")
     assert page.input_value("#weight-terse") == "0.51"
-    assert page.locator("#weight-terse").evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    assert style(page, "#weight-terse", "outlineStyle") == "solid"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -384,16 +493,23 @@ def test_text_is_readable_in_both_themes(open_page: Callable[..., Page], place: 
     """WCAG 2.2, 1.4.3: (L1 + 0.05) / (L2 + 0.05) >= 4.5 of the relative luminances of text and what it stands on."""
     other = {"light": "dark", "dark": "light"}[theme]
     page = ready(open_page(place.url, color_scheme=other))
-    before = page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
+    before = style(page, "body", "backgroundColor")
     page.select_option("#theme", theme)
-    card = page.locator("#picture-card").evaluate("card => getComputedStyle(card).backgroundColor")
-    assert page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") != before
+    assert style(page, "body", "backgroundColor") != before
+    card = style(page, "#picture-card", "backgroundColor")
     for selector in ("#picture-card h2", "#keys", "#send"):
-        colours = page.locator(selector).evaluate("one => [getComputedStyle(one).color, getComputedStyle(one).backgroundColor]")
+        colours = page.locator(selector).evaluate(
+            "one => [getComputedStyle(one).color, getComputedStyle(one).backgroundColor]"
+        )
         ground = card if colours[1] == "rgba(0, 0, 0, 0)" else colours[1]
         assert contrast(colours[0], ground) >= 4.5, selector
     page.reload()
     assert page.input_value("#theme") == theme, "the choice is remembered"
+
+
+def style(page: Page, selector: str, name: str) -> str:
+    found: str = page.locator(selector).evaluate("(one, name) => getComputedStyle(one)[name]", name)
+    return found
 
 
 def contrast(one: str, other: str) -> float:
@@ -416,7 +532,9 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: Callable[..., Pa
     assert boxes[0]["y"] < boxes[1]["y"], "below each other on a phone"
     page.locator("#picture").scroll_into_view_if_needed()
     page.wait_for_selector("#picture .main-svg")
-    page.locator("details summary").evaluate_all("all => all.forEach(summary => { summary.parentElement.open = true; })")
+    page.locator("details summary").evaluate_all(
+        "all => all.forEach(summary => { summary.parentElement.open = true; })"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.locator(".token").first.tap()
     box = page.locator("#shares").bounding_box()
@@ -427,8 +545,10 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: Callable[..., Pa
 
 
 def test_less_motion_is_respected(open_page: Callable[..., Page], place: Any) -> None:
-    page = ready(open_page(place.url, reduced_motion="reduce"))
-    send(page, "hello", tokens=200)
-    page.wait_for_selector(".answer[aria-busy=true]")
-    assert page.locator(".said").evaluate("said => getComputedStyle(said, '::after').animationName") == "none"
-    ended(page)
+    moving, still = (ready(open_page(place.url, reduced_motion=wish)) for wish in ("no-preference", "reduce"))
+    for page, name in ((moving, "blink"), (still, "none")):
+        send(page, "hello", tokens=480)
+        page.wait_for_selector(".answer[aria-busy=true]")
+        assert page.evaluate("getComputedStyle(document.querySelector('.said'), '::after').animationName") == name
+        page.keyboard.press("Escape")
+        ended(page)

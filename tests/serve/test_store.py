@@ -176,7 +176,7 @@ def test_feedback_that_says_nothing_is_refused(
 
 
 def test_texts_are_kept_only_where_the_operator_says_so(database: Database) -> None:
-    said = replace(CHOICE, texts={"prompt": "Say ☂.", "chosen": "☂", "nul": "\x00"})
+    said = replace(CHOICE, texts={"prompt": "Say ☂.", "chosen": "☂", "odd": "\x00\ud800"})
     Store(database).add_feedback("k", "ann", said)
     Store(database, keep_texts=True).add_feedback("k", "ann", replace(said, id="c2"))
     assert [event.texts for event in Store(database).feedback("k", "ann")] == [None, said.texts]

@@ -267,3 +267,9 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
     with pytest.raises(StoreDown, match=r"postgresql\+psycopg://ann:\*\*\*@127.0.0.1:1/people: .*refused") as down:
         open_database("postgres://ann:secret@127.0.0.1:1/people")
     assert "secret" not in str(down.value)
+
+
+def test_without_its_driver_postgresql_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(CounterpointError, match=r"ann:\*\*\*@host/people: .*pip install 'counterpoint\[postgres\]'"):
+        open_database("postgresql://ann:secret@host/people")

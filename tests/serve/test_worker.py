@@ -319,15 +319,29 @@ def test_one_who_goes_when_all_is_said_changes_nothing() -> None:
 # What fails
 
 
-def test_a_request_that_can_never_be_decoded_fails_alone() -> None:
+def test_a_request_that_can_never_be_decoded_is_refused_at_once() -> None:
     async def test(worker: Worker) -> None:
-        good = worker.submit("you", [ask("b", 90)])
         for wrong, why in ((ask("a", rows=9), "9 rows; the engine holds 8"), (ask("a" * 100), "has 100 tokens")):
             with pytest.raises(CounterpointError, match=why):
-                await texts(worker.submit("me", [wrong]))
-        assert await texts(good) == ["b" * 90]
+                worker.submit("me", [ask("b"), wrong])
+        assert worker.waiting == 0
+        assert await texts(worker.submit("me", [ask("b")])) == ["bbb"]
 
-    assert run(test, longest=100).failed == 2
+    run(test, longest=100)
+
+
+def test_a_request_that_the_engine_takes_no_longer_is_told_and_those_behind_it_go_on() -> None:
+    """The band may have been read anew while it waited: the engine then has other limits."""
+
+    async def test(worker: Worker) -> None:
+        async with Held(worker):
+            wide, behind = worker.submit("me", [ask("a", rows=3)]), worker.submit("me", [ask("b")])
+            worker.band.engine.max_rows = 2
+        with pytest.raises(CounterpointError, match="3 rows; the engine holds 2"):
+            await texts(wide)
+        assert await texts(behind) == ["bbb"]
+
+    assert run(test).failed == 1
 
 
 def test_a_broken_step_is_told_to_those_in_it_and_logged_and_the_next_are_served(

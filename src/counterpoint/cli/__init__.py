@@ -27,6 +27,7 @@ from counterpoint.cli import (
     serve,
     trace,
     train,
+    tune_in,
     users,
 )
 from counterpoint.cli.app import app
@@ -56,6 +57,7 @@ __all__ = [
     "serve",
     "trace",
     "train",
+    "tune_in",
     "users",
 ]
 

@@ -44,14 +44,20 @@ def add(
 
 @keys.command()
 def renew(name: Name, database: AtDatabase = PEOPLE, as_json: AsJson = False) -> None:
-    """Give a key a new secret, also a revoked one. The old secret ends at once; the key's people stay."""
+    """Give a key a new secret, also a revoked one. The old one ends, on a server that runs within ten seconds.
+
+    The key's people stay.
+    """
     with opened_keys(database) as found:
         print_secret(*found.renew(name), as_json)
 
 
 @keys.command()
 def revoke(name: Name, database: AtDatabase = PEOPLE, as_json: AsJson = False) -> None:
-    """End a key. Its people stay stored; `counterpoint users` exports and deletes them."""
+    """End a key, on a server that runs within ten seconds.
+
+    Its people stay stored; `counterpoint users` exports and deletes them.
+    """
     with opened_keys(database) as found:
         key = found.revoke(name)
     if as_json:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,20 +66,21 @@ def serve(
 
 def run(folder: Path, settings: "Settings", as_json: bool) -> None:
     """Load a band and serve it until a signal ends it; what can be wrong is looked for before the model is loaded."""
+    from counterpoint.models.band_file import read_band
     from counterpoint.serve.database import open_database
     from counterpoint.serve.keys import Keys
     from counterpoint.serve.logs import take_over
     from counterpoint.serve.start import address_of, bind, check_reach
 
-    database = open_database(settings.database)
-    check_reach(settings, Keys(database))
-    take_over()
-    with bind(settings.host, settings.port) as taken:
-        app = make_app(load(folder, settings), database, settings)
-        told = {"url": address_of(taken), "band": str(folder), **offered(app)}
-        said = json.dumps(told) if as_json else as_lines(told)
-        make_server(app, settings, lambda: print(said, flush=True)).run(sockets=[taken])
-    database.close()
+    read_band(folder)
+    with closing(open_database(settings.database)) as database:
+        check_reach(settings, Keys(database))
+        with bind(settings.host, settings.port) as taken:
+            take_over(words=settings.log_prompts)
+            app = make_app(load(folder, settings), database, settings)
+            told = {"url": address_of(taken), "band": str(folder), **offered(app)}
+            said = json.dumps(told) if as_json else as_lines(told)
+            make_server(app, settings, lambda: print(said, flush=True)).run(sockets=[taken])
 
 
 def load(folder: Path, settings: "Settings") -> "Band":
@@ -106,7 +108,7 @@ def make_server(app: "FastAPI", settings: "Settings", announce: Callable[[], Non
 
     beside = app.state.operations
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
-    return Server(config, beside.drain, settings.drain_s, announce, beside.reload_if_possible)
+    return Server(config, beside.drain, settings.drain_s, announce, beside.reload_if_possible, beside.worker.stop)
 
 
 def offered(app: "FastAPI") -> dict[str, list[str]]:

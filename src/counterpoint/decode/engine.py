@@ -123,6 +123,13 @@ class Engine:
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its ticket. Raises CounterpointError for one that can never be decoded."""
+        self.check(request)
+        self._waiting.append((self._next_ticket, request))
+        self._next_ticket += 1
+        return self._next_ticket - 1
+
+    def check(self, request: Request) -> None:
+        """Raise CounterpointError for a request that can never be decoded. Any thread may ask."""
         if len(request.contexts) > self.max_rows:
             raise CounterpointError(f"a request of {len(request.contexts)} rows; the engine holds {self.max_rows}")
         if not all(request.contexts):
@@ -132,9 +139,6 @@ class Engine:
             raise CounterpointError(f"the prompt has {prompt} tokens; with the response, {self.longest} is the most")
         self._check_ids(request)
         self._check_cells(request)
-        self._waiting.append((self._next_ticket, request))
-        self._next_ticket += 1
-        return self._next_ticket - 1
 
     def cancel(self, ticket: int) -> bool:
         """Forget a request, and free its rows at once; False where there is none of that ticket (any more)."""

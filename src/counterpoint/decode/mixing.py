@@ -142,5 +142,5 @@ def _without_numbers(logp_QV: Tensor, vocabulary: int) -> Iterator[tuple[int, Co
                     "no expert of a request told any token; ask their endpoints for more, with a larger top"
                 ),
             )
-    for place in logp_QV.isnan().any(-1).nonzero()[:, 0].tolist():
+    for place in logp_QV[:, 0].isnan().nonzero()[:, 0].tolist():  # one that is none makes all of a row's none
         yield place, CounterpointError("the model's logits are not numbers; a profile's strength may be far too large")

@@ -12,6 +12,12 @@ from counterpoint.types import CounterpointError
 HEAD = 256
 """How many of the likeliest tokens are sorted first."""
 
+BLOCK = 256
+"""Tokens whose probabilities are summed before they are told apart."""
+
+COLDEST = 1e-30
+"""A temperature below this is no number of float32, and this one is greedy."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -105,38 +111,76 @@ def sample(logp_QV: Tensor, samplings: Sequence[Sampling], uniform_Q: Sequence[f
     if all(s.temperature == 0 for s in samplings):
         greedy: list[int] = logp_QV.argmax(-1).tolist()
         return greedy
-    device = logp_QV.device
-    temperature_Q = torch.tensor([s.temperature or 1.0 for s in samplings], dtype=torch.float64, device=device)
-    best_Q1 = logp_QV.max(-1, keepdim=True).values
-    tempered_QV = torch.log_softmax((logp_QV - best_Q1).double() / temperature_Q[:, None], dim=-1).to(logp_QV)
+    temperature_Q = [max(s.temperature or 1.0, COLDEST) for s in samplings]
+    tempered_QV = logp_QV - logp_QV.amax(-1, keepdim=True)
+    tempered_QV /= torch.tensor(temperature_Q, dtype=logp_QV.dtype, device=logp_QV.device)[:, None]
     greedy_rows = [row for row, s in enumerate(samplings) if s.temperature == 0]
     if greedy_rows:
         tempered_QV[greedy_rows] = _only_best(logp_QV[greedy_rows])
-    logp_QV = tempered_QV
-    logp_QV = keep_likely(logp_QV, samplings)
-    cdf_QV = logp_QV.double().exp().cumsum(-1)
-    total_Q1 = cdf_QV[:, -1:]
-    uniform = torch.tensor(uniform_Q, dtype=torch.float64, device=device)[:, None] * total_Q1
-    uniform = torch.minimum(uniform, torch.nextafter(total_Q1, torch.zeros_like(total_Q1)))
-    tokens: list[int] = torch.searchsorted(cdf_QV, uniform, right=True).squeeze(-1).tolist()
+    return _draw(keep_likely(tempered_QV, samplings).exp_(), uniform_Q)
+
+
+def _draw(weight_QV: Tensor, uniform_Q: Sequence[float]) -> list[int]:
+    """The inverse of the CDF that weights make, not all zero: the block of tokens first, then the token in the block.
+
+    So a cumulative sum in float64 is of few numbers, however large the vocabulary is.
+    """
+    rows, vocabulary = weight_QV.shape
+    whole = vocabulary - vocabulary % BLOCK
+    sums = [weight_QV[:, :whole].view(rows, -1, BLOCK).sum(-1, dtype=torch.float64)]
+    sums += [weight_QV[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)]
+    cdf_QN = torch.cat(sums, dim=-1).cumsum(-1)
+    uniform_Q1 = torch.tensor(uniform_Q, dtype=torch.float64, device=weight_QV.device)[:, None] * cdf_QN[:, -1:]
+    block_Q1 = _first_above(cdf_QN, uniform_Q1)
+    token_QN = block_Q1 * BLOCK + torch.arange(BLOCK, device=weight_QV.device)
+    there_QN = token_QN < vocabulary
+    weight_QN = weight_QV.gather(-1, token_QN.clamp(max=vocabulary - 1)).double() * there_QN
+    before_Q1 = torch.where(block_Q1 > 0, cdf_QN.gather(-1, (block_Q1 - 1).clamp(min=0)), 0.0)
+    place_Q1 = _first_above(weight_QN.cumsum(-1), uniform_Q1 - before_Q1)
+    tokens: list[int] = token_QN.gather(-1, place_Q1).squeeze(-1).tolist()
     return tokens
 
 
+def _first_above(cdf_QN: Tensor, uniform_Q1: Tensor) -> Tensor:
+    """The first place in each row that is above its number, which rounding must not have taken to the end, `[Q, 1]`."""
+    end_Q1 = cdf_QN[:, -1:].contiguous()
+    below_Q1 = torch.minimum(uniform_Q1, torch.nextafter(end_Q1, torch.zeros_like(end_Q1)))
+    return torch.searchsorted(cdf_QN, below_Q1, right=True)
+
+
 def keep_likely(logp_QV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Set to -inf what top-k, top-p and min-p drop; each acts on what the one before left, renormalised."""
+    """Set to -inf what top-k, top-p and min-p drop; each acts on what the one before left, renormalised.
+
+    Log-probabilities may all be off by a number.
+    """
     filtered = [row for row, s in enumerate(samplings) if s.top_k or s.top_p < 1]
-    if filtered:
-        kept_FV = _largest(logp_QV[filtered], _how_many(logp_QV[filtered], [samplings[row] for row in filtered]))
+    if len(filtered) == len(samplings):
+        logp_QV = _largest(logp_QV, samplings)
+    elif filtered:
+        kept_FV = _largest(logp_QV[filtered], [samplings[row] for row in filtered])
         logp_QV = logp_QV.index_put((torch.tensor(filtered, device=logp_QV.device),), kept_FV)
     if any(s.min_p for s in samplings):
         min_p_Q = torch.tensor([s.min_p for s in samplings], device=logp_QV.device)
-        best_Q1 = logp_QV.max(-1, keepdim=True).values
+        best_Q1 = logp_QV.amax(-1, keepdim=True)
         logp_QV = logp_QV.masked_fill(logp_QV < best_Q1 + min_p_Q.log()[:, None], -math.inf)
     return logp_QV
 
 
-def _how_many(logp_QV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """How many of its likeliest tokens each row keeps by top-k, then top-p.
+def _largest(logp_QV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Keep of each row what its top-k and top-p do, of equal ones those of the smallest ids; the rest is -inf."""
+    count_Q1, best_QH = _how_many(logp_QV, samplings)
+    least_Q1 = best_QH.gather(-1, count_Q1 - 1)
+    kept_QV = logp_QV >= least_Q1
+    next_Q1 = best_QH.gather(-1, count_Q1.clamp(max=best_QH.shape[-1] - 1))
+    if ((next_Q1 == least_Q1) & (count_Q1 < best_QH.shape[-1])).any():
+        above_QV = logp_QV > least_Q1
+        tied_QV = kept_QV & ~above_QV
+        kept_QV = above_QV | (tied_QV & (tied_QV.cumsum(-1) <= count_Q1 - above_QV.sum(-1, keepdim=True)))
+    return logp_QV.masked_fill(~kept_QV, -math.inf)
+
+
+def _how_many(logp_QV: Tensor, samplings: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
+    """How many of its likeliest tokens each row keeps by top-k, then top-p, `[Q, 1]`, and those and the next, sorted.
 
     Only as long a head of the order is sorted as the rows turn out to need, since sorting a whole vocabulary takes
     longer than a small model's forward.
@@ -144,31 +188,23 @@ def _how_many(logp_QV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     vocabulary = logp_QV.shape[-1]
     k_Q = torch.tensor([min(s.top_k or vocabulary, vocabulary) for s in samplings], device=logp_QV.device)
     p_Q = torch.tensor([s.top_p for s in samplings], dtype=torch.float64, device=logp_QV.device)
-    head = min(vocabulary, max(HEAD, *(s.top_k for s in samplings)))
+    head = min(vocabulary, max(HEAD, *(s.top_k + 1 for s in samplings)))
     while True:
-        sorted_QH = logp_QV.topk(head).values.double()
+        best_QH = logp_QV.topk(head).values
+        sorted_QH = best_QH.double()
         in_k_QH = torch.arange(head, device=logp_QV.device) < k_Q[:, None]
-        total_Q = torch.where(k_Q > head, logp_QV.double().logsumexp(-1), _logsum(sorted_QH, in_k_QH))
+        total_Q = torch.where(k_Q > head, logp_QV.logsumexp(-1).double(), _logsum(sorted_QH, in_k_QH))
         p_QH = (sorted_QH - total_Q[:, None]).exp() * in_k_QH
         before_QH = p_QH.cumsum(-1) - p_QH
         within_QH = in_k_QH & ((before_QH < p_Q[:, None]) | (p_Q == 1)[:, None])
         count_Q = within_QH.sum(-1)
         if head == vocabulary or not ((count_Q == head) & (k_Q > head)).any():
-            return count_Q
+            return count_Q[:, None], best_QH
         head = min(8 * head, vocabulary)
 
 
 def _logsum(logp_QH: Tensor, chosen_QH: Tensor) -> Tensor:
     return logp_QH.masked_fill(~chosen_QH, -math.inf).logsumexp(-1)
-
-
-def _largest(logp_QV: Tensor, count_Q: Tensor) -> Tensor:
-    """Keep the `count` largest of each row, of equal ones those of the smallest ids; the rest is -inf."""
-    head_QH = logp_QV.topk(int(count_Q.max())).values
-    least_Q1 = head_QH.gather(-1, count_Q[:, None] - 1)
-    above_QV, tied_QV = logp_QV > least_Q1, logp_QV == least_Q1
-    room_Q1 = count_Q[:, None] - above_QV.sum(-1, keepdim=True)
-    return logp_QV.masked_fill(~(above_QV | (tied_QV & (tied_QV.cumsum(-1) <= room_Q1))), -math.inf)
 
 
 def _whole(number: object) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from counterpoint.artifacts import read_json, write_json
@@ -61,7 +61,7 @@ def read_adapter(folder: Path) -> LoraFactors:
     if not path.exists():
         raise CounterpointError(f"{path}: there is no such file; adapters are read from safetensors only")
     try:
-        tensors = load_file(path)
+        tensors = load(path.read_bytes())  # not mapped: overwriting the file would end a process that uses it
     except SafetensorError as error:
         raise CounterpointError(f"{path}: not a readable safetensors file: {error}") from None
     halves: dict[str, dict[str, Tensor]] = {}

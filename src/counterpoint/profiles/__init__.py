@@ -1,13 +1,11 @@
-"""Who wants what: reading, writing, enumerating and inferring profiles."""
+"""Who wants what: reading, writing, enumerating and learning profiles."""
 
 from counterpoint.profiles.bounds import Bounds, format_bounds, in_force, parse_bounds
-from counterpoint.profiles.infer import InferredProfile, infer_profile
 from counterpoint.profiles.parse import check_name, format_profile, parse_profile, unknown_name
 from counterpoint.profiles.sets import corners, dirichlet, grid
 
 __all__ = [
     "Bounds",
-    "InferredProfile",
     "check_name",
     "corners",
     "dirichlet",
@@ -15,7 +13,6 @@ __all__ = [
     "format_profile",
     "grid",
     "in_force",
-    "infer_profile",
     "parse_bounds",
     "parse_profile",
     "unknown_name",

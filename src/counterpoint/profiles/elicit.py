@@ -135,7 +135,8 @@ def believe(
 def laplace(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
     """The mode of the posterior, and the inverse of its curvature there.
 
-        F = S0^-1 + sum_n c_n g_n^2 / (p_n (1 - p_n)) d_n d_n^T,    g_n = (1 - 2 e) s_n (1 - s_n),   s_n = sigmoid(w . d_n)
+        F = S0^-1 + sum_n c_n g_n^2 / (p_n (1 - p_n)) d_n d_n^T
+        g_n = (1 - 2 e) s_n (1 - s_n),   s_n = sigmoid(w . d_n)
 
     Newton's method with the expected curvature F, which is positive definite even where noise makes the observed one
     not (without noise they are equal), and with steps that are halved until the posterior rises.
@@ -163,7 +164,7 @@ def draw(belief: Belief, n: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def next_pair(
-    belief: Belief, candidates_ND: np.ndarray, generator: np.random.Generator, draws: int = 64
+    belief: Belief, candidates_ND: np.ndarray, generator: np.random.Generator, draws: int = 32
 ) -> tuple[int, int]:
     """The two candidates to show next.
 

@@ -37,7 +37,7 @@ class Zone:
 def satisfaction(z: np.ndarray, zone: Zone) -> np.ndarray:
     """How much of a dimension's wish is met: 0 up to `adequate`, 1 from `desired` on, a straight line between.
 
-        S(z) = clip((z - a) / (d - a), 0, 1);   a = d: S(z) = 1 where z >= d, else 0
+    S(z) = clip((z - a) / (d - a), 0, 1);   a = d: S(z) = 1 where z >= d, else 0
     """
     z = np.asarray(z, dtype=float)
     if zone.adequate == zone.desired:

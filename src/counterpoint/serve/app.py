@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from structlog.typing import FilteringBoundLogger
 
 from counterpoint.decode.band import Band
-from counterpoint.serve import chat, completions, errors, models, operations, people, playground
+from counterpoint.serve import chat, completions, elicit, errors, models, operations, people, playground
 from counterpoint.serve.app_state import State
 from counterpoint.serve.auth import Guard, KnownKeys
 from counterpoint.serve.bodies import WholeBody
@@ -24,7 +24,7 @@ from counterpoint.serve.settings import Settings
 from counterpoint.serve.store import Store
 from counterpoint.serve.worker import Worker
 
-ROUTERS = (chat.router, completions.router, models.router, people.router, operations.router, playground.router)
+ROUTERS = (chat.router, completions.router, models.router, people.router, elicit.router, operations.router, playground.router)
 HEADERS = ("X-Counterpoint-Weights", "X-Request-Id", "Retry-After")
 """Those that a page of another origin may read, where it may ask at all."""
 

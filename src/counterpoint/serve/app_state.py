@@ -11,6 +11,8 @@ from counterpoint.decode.band import Band
 from counterpoint.profiles import parse_profile
 from counterpoint.serve.answers import Answers
 from counterpoint.serve.errors import Refused
+from counterpoint.serve.learning import Learner
+from counterpoint.serve.scorers import Scorers
 from counterpoint.serve.settings import Settings
 from counterpoint.serve.store import Store, User
 from counterpoint.serve.tokens import Names
@@ -30,6 +32,14 @@ class State:
     store: Store
     answers: Answers = field(default_factory=Answers)
     began: int = field(default_factory=lambda: int(time.time()))
+
+    @cached_property
+    def scorers(self) -> Scorers:
+        return Scorers(self.band.folder)
+
+    @cached_property
+    def learner(self) -> Learner:
+        return Learner(self.band, self.store, self.scorers)
 
     @cached_property
     def names(self) -> Names:

@@ -18,7 +18,7 @@ from counterpoint.serve.tables import LAYOUT, Base, LayoutRow
 from counterpoint.types import CounterpointError
 
 BUSY_S = 5
-"""How long to wait for a connection, or for another process that is writing, which takes it milliseconds."""
+"""How long to wait for a connection, or for another process that is writing, which takes it milliseconds; seconds."""
 
 MAKING = 0x636F756E74657270
 """PostgreSQL's advisory lock under which one process at a time makes the tables."""
@@ -94,9 +94,7 @@ def open_database(url: str, make: bool = True) -> Database:
         _check_file(Path(parsed.database or ""), make)
         engine = _sqlite(parsed)
     else:
-        engine = create_engine(
-            parsed, pool_pre_ping=True, pool_timeout=BUSY_S, connect_args={"connect_timeout": BUSY_S}
-        )
+        engine = _postgresql(parsed)
     database = Database(engine, parsed.render_as_string(hide_password=True))
     try:
         _make_tables(database)
@@ -162,6 +160,25 @@ def _sqlite(url: URL) -> Engine:
         begin = connection.get_execution_options().get("begin", "BEGIN")
         if begin is not None:
             connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    """An engine that finds out when its server was restarted, and asks a silent one's host for signs of life."""
+    alive = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
+    waits = {"connect_timeout": BUSY_S, **alive}
+    try:
+        engine = create_engine(url, pool_pre_ping=True, pool_timeout=BUSY_S, connect_args=waits)
+    except ModuleNotFoundError:
+        raise CounterpointError(
+            f"database {url.render_as_string()}: psycopg, which speaks to PostgreSQL, is not installed; "
+            "pip install 'counterpoint[postgres]'"
+        ) from None
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: SqlConnection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_S}s'")
 
     return engine
 

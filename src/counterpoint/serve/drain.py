@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
     """Drains on SIGTERM and SIGINT and then ends well; a second signal ends it at once, as that signal.
 
     Until the end it goes on listening, so that clients are told instead of refused. `announce` is called once it
-    listens, `reload` on SIGHUP.
+    listens, `reload` on SIGHUP, and `give_up` where the time is up for requests that are under way: it tells them so.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Server(uvicorn.Server):
         drain_s: float,
         announce: Callable[[], None],
         reload: Callable[[], Coroutine[Any, Any, None]],
+        give_up: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self.config.timeout_graceful_shutdown = FLUSH_S
@@ -83,6 +84,7 @@ class Server(uvicorn.Server):
         self.drain_s = drain_s
         self.announce = announce
         self.reload = reload
+        self.give_up = give_up
         self._reloading: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -104,5 +106,8 @@ class Server(uvicorn.Server):
             self.drain.begin(self.drain_s)
 
     async def on_tick(self, counter: int) -> bool:
-        self.should_exit = self.should_exit or self.drain.over
+        if self.drain.over and not self.should_exit:
+            self.should_exit = True
+            if self.drain.under_way:
+                self.give_up()
         return await super().on_tick(counter)

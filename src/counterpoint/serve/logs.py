@@ -33,15 +33,22 @@ def silence() -> FilteringBoundLogger:
     return log
 
 
-def take_over(level: str = "warning") -> None:
-    """Let what libraries and the server's other parts log appear in the same form; for a process's own command."""
+def take_over(level: str = "warning", words: bool = False, to: TextIO | None = None) -> None:
+    """Let what libraries and the server's other parts log appear in the same form; for a process's own command.
+
+    Of errors their trail, and with `words` what they say.
+    """
+    to = to or sys.stderr
+    errors = structlog.processors.format_exc_info if words else _without_words
     shared: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, *_stamped()]
     drop = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    form = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared, processors=[drop, structlog.processors.format_exc_info, _renderer(sys.stderr)]
+    handler = logging.StreamHandler(to)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[drop, _event_first, errors, _renderer(to)],
+        )
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(form)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
 
 
@@ -51,6 +58,11 @@ def _stamped() -> list[Processor]:
 
 def _event_first(_: Any, __: str, line: EventDict) -> EventDict:
     return {name: line[name] for name in ("timestamp", "level", "event")} | dict(line)
+
+
+def _without_words(_: Any, __: str, line: EventDict) -> EventDict:
+    kind_error_place = line.pop("exc_info", None)
+    return line | {"trail": trail(kind_error_place[1])} if kind_error_place else line
 
 
 def _renderer(to: TextIO) -> Processor:

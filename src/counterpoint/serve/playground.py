@@ -117,7 +117,7 @@ def card(state: State) -> BandCard:
         ),
         strengths=band.file.strengths,
         bounds=as_pairs(band.bounds),
-        scorers=[],
+        scorers=list(state.scorers.dimensions),
         points=[PointCard(label=e.name, method="expert", rewards=e.scores) for e in experts if e.scores],
         most_tokens=state.settings.max_tokens,
     )

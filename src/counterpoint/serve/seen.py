@@ -21,13 +21,15 @@ ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Ids of clients that are taken over: nothing that could make two lines of one in a log."""
 
 NO_ROUTE = "none"
+GONE = 499
+"""The status of an answer that nobody is there to read."""
 
 
 @dataclass
 class Seen:
     """One request. Endpoints add the method of their answer, and the streams of the engine that it comes from.
 
-    `status` is 0 until the answer begins; `over` says that all of it was handed on, `gone` that the client left before.
+    `status` is 0 until the answer begins; `over` says that all of it was handed on.
     """
 
     id: str
@@ -41,8 +43,12 @@ class Seen:
     status: int = 0
     refused: str | None = None
     over: bool = False
-    gone: bool = False
     error: Exception | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client left, or was cut off, before its answer ended."""
+        return self.status == GONE or not (self.over or self.error)
 
     @property
     def prompt_tokens(self) -> int:
@@ -90,7 +96,7 @@ class Watch:
         seen = Seen(request_id(Headers(scope=scope)), scope["method"])
         scope.setdefault("state", {})["seen"] = seen
         try:
-            await self.app(scope, _hearing(seen, receive), _telling(seen, send))
+            await self.app(scope, receive, _telling(seen, send))
         except Exception as error:  # noqa: BLE001 - it is logged by `ended`, and the client is told
             seen.error = error
             if not seen.status:
@@ -105,15 +111,6 @@ def request_id(headers: Headers) -> str:
     """The client's own, where it can be put on a line, or a new one."""
     given = headers.get("x-request-id", "")
     return given if ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
-
-
-def _hearing(seen: Seen, receive: Receive) -> Receive:
-    async def hear() -> Message:
-        message = await receive()
-        seen.gone = seen.gone or (message["type"] == "http.disconnect" and not seen.over)
-        return message
-
-    return hear
 
 
 def _telling(seen: Seen, send: Send) -> Send:

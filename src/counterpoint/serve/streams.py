@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-
 HALF = "\ufffd"
 """What bytes are decoded to that are no whole character, or not yet; a text that ends so waits for another token."""
 

@@ -58,8 +58,8 @@ def _check(name: str, value: Any, known: Collection[str]) -> None:
         raise unsupported(name, instead)
 
 
-def unsupported(field: str, instead: str) -> PydanticCustomError:
-    return mistake(field, f"{field} is not supported: {instead}", UNSUPPORTED)
+def unsupported(field: str, instead: str, what: str = "") -> PydanticCustomError:
+    return mistake(field, f"{what or field} is not supported: {instead}", UNSUPPORTED)
 
 
 def mistake(field: str, message: str, kind: str = "invalid_value") -> PydanticCustomError:
@@ -70,7 +70,7 @@ def mistake(field: str, message: str, kind: str = "invalid_value") -> PydanticCu
 def whole_characters(body: Any) -> Any:
     """A body as it is. Raises PydanticCustomError for half a character, which JSON can say and no text can hold."""
     try:
-        json.dumps(body, ensure_ascii=False).encode()
+        json.dumps(body, ensure_ascii=False, default=repr).encode()  # bytes of a body that is not said to be JSON
     except UnicodeEncodeError as error:
         half = hex(ord(error.object[error.start]))
         raise mistake(

@@ -50,7 +50,7 @@ class Part(BaseModel):
     def _text_only(cls, part: Any) -> Any:
         kind = part.get("type") if isinstance(part, dict) else None
         if isinstance(kind, str) and kind != "text":
-            raise unsupported(f"a part of type {kind!r}", "messages are text")
+            raise unsupported("type", "messages are text", f"a part of type {kind!r}")
         return part
 
 

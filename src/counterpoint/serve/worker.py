@@ -103,7 +103,12 @@ class Worker:
         return self.band.engine.max_rows
 
     def submit(self, owner: str, requests: Sequence[Request]) -> Stream:
-        """Queue the requests of one call. Raises `Refused` with 429 where too many wait already."""
+        """Queue the requests of one call.
+
+        Raises CounterpointError for one that can never be decoded, and `Refused` with 429 where too many wait already.
+        """
+        for request in requests:
+            self.band.engine.check(request)
         self._expect(len(requests))
         stream = Stream(owner, requests)
         self._streams.add(stream)

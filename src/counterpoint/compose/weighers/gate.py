@@ -13,7 +13,7 @@ from typing import Annotated, Self, get_args
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from counterpoint.artifacts import hash_files, read_json, write_json
@@ -193,7 +193,7 @@ def open_gate(folder: Path, experts: Mapping[str, Path]) -> Opened:
 def read_learned(path: Path, gate: Gate, like: LoraFactors) -> dict[str, Tensor]:
     """What a gate over experts `like` this one has learned; CounterpointError names the tensor that is wrong."""
     try:
-        learned = load_file(path)
+        learned = load(path.read_bytes())  # not mapped: overwriting the file would end a process that uses it
     except (OSError, SafetensorError) as error:
         raise CounterpointError(f"{path}: not a readable safetensors file: {error}; {AGAIN}") from None
     expected = gate.shapes(learned, {module: a.shape[1] for module, (a, _) in like.factors.items()})

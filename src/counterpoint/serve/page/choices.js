@@ -54,7 +54,6 @@ async function choose(choice) {
     const told = await ask("POST", "/v1/feedback", { user: settings().user, id: pair, pair, choice });
     showBelief(told.belief);
     reveal(choice, told.revealed);
-    find("send").focus();
   } catch (error) {
     offer(pair);
     tell(error);
@@ -64,7 +63,10 @@ async function choose(choice) {
 function reveal(choice, revealed) {
   const chosen = choice === "tie" ? "You saw no difference." : `You chose ${choice.toUpperCase()}.`;
   const were = revealed ? ` A was made for ${revealed.a.profile}, B for ${revealed.b.profile}.` : "";
-  find("revealed").replaceChildren(element("p", { role: "status" }, `${chosen}${were} Send again for the next pair, or change the prompt first.`));
+  const next = element("button", { type: "button", id: "next", onclick: () => find("send").click() }, "Next pair");
+  find("revealed").replaceChildren(
+    element("p", { role: "status" }, `${chosen}${were} You may change the prompt before the next pair.`), next);
+  next.focus({ preventScroll: true });
 }
 
 export async function loadBelief() {
@@ -80,19 +82,19 @@ export async function loadBelief() {
 function showBelief(belief) {
   const bars = Object.entries(belief.dimensions);
   const low = Math.min(0, ...bars.map(([, { low }]) => low));
-  const high = Math.max(1, ...bars.map(([, { high }]) => high));
-  const button = element("button", { type: "button", id: "use", disabled: !belief.profile, onclick: () => use(belief) }, "Use this profile");
+  const high = Math.max(0, ...bars.map(([, { high }]) => high));
+  const button = element("button", { type: "button", id: "use", disabled: !belief.choices || !belief.profile, onclick: () => use(belief) }, "Use this profile");
   find("belief").replaceChildren(
     element("p", {}, verdict(belief)),
     element("ul", { class: "bars" }, ...bars.map(([name, one]) => bar(name, one, low, high))),
-    element("p", { class: "muted" }, "A bar is the weight that is believed, the line the range in which it lies with 95 % probability."),
-    element("div", { class: "line" }, button, element("code", { class: "grow" }, belief.profile ?? "")));
+    element("p", { class: "muted" }, "A bar is how much more you are believed to like an answer for it, the line the range in which it lies with 90 % probability."),
+    element("div", { class: "line" }, button, element("code", { class: "grow" }, belief.choices ? belief.profile ?? "" : "")));
 }
 
 function verdict({ choices, sure, settled }) {
   const amount = `${choices} choice${choices === 1 ? "" : "s"}`;
   if (!choices) return "No choices yet; this is where everybody starts.";
-  const how = `${percent(sure)} sure that this profile is the best for you, after ${amount}.`;
+  const how = `${percent(sure)} sure that this profile suits you about as well as any could, after ${amount}.`;
   return settled ? `Settled: ${how}` : `Not settled: ${how} More choices will tell.`;
 }
 
@@ -120,9 +122,11 @@ async function understand() {
   const found = Object.entries(told.dimensions).filter(([, { weight }]) => weight > 0);
   const lines = found.map(([name, { weight, confidence }]) =>
     element("li", {}, key(name), `${name} ${number(weight)}, ${percent(confidence)} confident`));
-  const lost = told.not_understood.map(clause => `“${clause}”`).join(", ");
+  const quoted = clauses => (clauses ?? []).map(clause => `“${clause}”`).join(", ");
+  const [lost, doubtful] = [quoted(told.not_understood), quoted(told.uncertain)];
   find("understood").replaceChildren(
     found.length ? element("ul", { class: "plain" }, ...lines) : element("p", {}, "Nothing in it is about what this band can do."),
+    ...(doubtful ? [element("p", {}, `Uncertain: ${doubtful}.`)] : []),
     ...(lost ? [element("p", {}, `Not understood: ${lost}.`)] : []),
     ...(told.profile ? [element("button", { type: "button", id: "use-sentence", onclick: () => setProfile(...parsed(told.profile)) }, "Put it on the sliders")] : []));
 }

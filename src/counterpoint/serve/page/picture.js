@@ -19,7 +19,7 @@ const KINDS = {
   predicted: { view: "before", sign: "★", symbol: "star", colour: "--c0",
     says: "a prediction for your profile: the mean of its experts’ rewards by weight, whatever the method and the strength" },
   said: { view: "here", sign: "●", symbol: "circle", colour: "--c1", says: "single answers of this session" },
-  means: { view: "here", sign: "■", symbol: "square", colour: "--c0", says: "means of several answers to the prompt that was measured" },
+  means: { view: "here", sign: "■", symbol: "square", colour: "--c0", says: "means of 8 answers to one prompt, yours as a star" },
 };
 
 export function buildPicture(found) {
@@ -93,12 +93,18 @@ async function draw() {
   const shown = groups(x, y);
   const here = find("view").value === "here";
   find("measure-part").hidden = !here || !band.scorers.length;
-  find("picture-says").replaceChildren(...shown.map(([{ sign, says }]) => element("li", {}, `${sign} ${says}`)));
+  find("picture-says").replaceChildren(...shown.map(([{ sign, says, colour: variable }]) => element("li", {}, signOf(sign, variable), says)));
   if (!shown.length) find("picture-says").append(element("li", {}, nothing(here)));
   showTable(shown, x, y);
   if (!plotly) return;
   const { react } = await plotly;
   await react("picture", shown.map(([kind, points]) => trace(kind, merged(points, x, y), x, y)), layout(shown, x, y), { displayModeBar: false, responsive: true });
+}
+
+function signOf(sign, variable) {
+  const made = element("span", { class: "sign" }, sign);
+  made.style.color = `var(${variable})`;
+  return made;
 }
 
 function nothing(here) {
@@ -119,11 +125,12 @@ function merged(points, x, y) {
 }
 
 function trace({ symbol, colour: variable }, points, x, y) {
+  const symbols = points.map(({ label }) => /\byou\b/.test(label) ? "star" : symbol);
   return {
     type: "scatter", mode: "markers+text", textposition: "top center", cliponaxis: false, showlegend: false,
     x: points.map(({ rewards }) => rewards[x]), y: points.map(({ rewards }) => rewards[y]),
     text: points.map(({ label }) => label), hovertemplate: `%{text}<br>${x} %{x:.2f}<br>${y} %{y:.2f}<extra></extra>`,
-    marker: { symbol, size: symbol === "star" ? 16 : 10, color: colour(variable) },
+    marker: { symbol: symbols, size: symbols.map(symbol => symbol === "star" ? 16 : 10), color: colour(variable), opacity: 1, line: { width: 0 } },
   };
 }
 
