@@ -64,9 +64,8 @@ def person(setting: Setting, policy: Policy, seed: int) -> tuple[np.ndarray, flo
     people, choices = (np.random.default_rng([seed, part]) for part in (0, 1))
     z_ND = draw_candidates(setting.geometry, people)
     w_D = people.standard_normal(len(NAMES))
-    zones = [
-        Zone(low, low + width) for low, width in zip(people.normal(-0.5, 0.5, 4), people.uniform(0, 1, 4), strict=True)
-    ]
+    ends = zip(people.normal(-0.5, 0.5, len(NAMES)), people.uniform(0, 1, len(NAMES)), strict=True)
+    zones = [Zone(low, low + width) for low, width in ends]
     if setting.zone != "none":
         w_D = np.abs(w_D)
     w_D *= setting.decisiveness / np.linalg.norm(w_D)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from counterpoint.data.world import AXES
 from counterpoint.data.world import DIMENSIONS as WORLD
-from counterpoint.profiles.sentence import Embed, positive, read_sentence, similarities, split
+from counterpoint.profiles.sentence import THRESHOLD, Embed, read_sentence
 from counterpoint.types import Dimension
 
 POLES = {name: axis[0] for axis in AXES for name in axis}
@@ -26,6 +24,8 @@ BANDS = {
     ),
 }
 """The dimensions that sentences are read for: those of the embedded world, and an assistant's."""
+
+THRESHOLDS = [round(0.01 * step, 2) for step in range(5, 35)]
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,34 @@ def read_labelled(path: Path) -> list[Labelled]:
     return [Labelled(row["text"], row["band"], tuple(row["wanted"]), row["half"]) for row in rows]
 
 
-def count(one: Labelled, embed: Embed) -> Count:
-    profile = read_sentence(one.text, BANDS[one.band], embed).profile
+def count(one: Labelled, embed: Embed, threshold: float = THRESHOLD) -> Count:
+    profile = read_sentence(one.text, BANDS[one.band], embed, threshold).profile
     heard, wanted = set(profile.weights if profile else ()), set(one.wanted)
     return Count(len(heard & wanted), len(heard - wanted), len(wanted - heard))
 
 
-def fit_threshold(rows: Sequence[Labelled], embed: Embed) -> tuple[float, float]:
-    """Threshold and scale of the likeliest logistic curve from a sentence's largest similarity to whether it asks for
-    anything, with a weak prior on its steepness."""
-    top_N = np.array(
-        [similarities([positive(c) for c in split(row.text)], BANDS[row.band], embed).max(axis=1).max() for row in rows]
-    )
-    asks_N = np.array([bool(row.wanted) for row in rows])
+def remembering(embed: Embed) -> Embed:
+    """The same, each text once: a threshold's search reads every sentence many times."""
+    known: dict[str, np.ndarray] = {}
 
-    def loss(x: np.ndarray) -> float:
-        p_N = np.clip(expit((top_N - x[0]) / np.exp(x[1])), 1e-9, 1 - 1e-9)
-        return float(-np.log(np.where(asks_N, p_N, 1 - p_N)).sum() + (x[1] - np.log(0.05)) ** 2)
+    def recalled(texts: Sequence[str]) -> np.ndarray:
+        unknown = [text for text in dict.fromkeys(texts) if text not in known]
+        if unknown:
+            known.update(zip(unknown, embed(unknown), strict=True))
+        return np.stack([known[text] for text in texts])
 
-    threshold, log_scale = minimize(loss, np.array([0.15, np.log(0.05)]), method="Nelder-Mead").x
-    return float(threshold), float(np.exp(log_scale))
+    return recalled
+
+
+def best_threshold(rows: Sequence[Labelled], embed: Embed) -> float:
+    """The threshold of the highest F1, in steps of 0.01."""
+    return max(THRESHOLDS, key=lambda threshold: f1([count(row, embed, threshold) for row in rows]))
+
+
+def f1(counts: Sequence[Count]) -> float:
+    """`2 right / (2 right + wrong + missed)`, over all sentences."""
+    right, wrong, missed = (sum(getattr(c, name) for c in counts) for name in ("right", "wrong", "missed"))
+    return float(2 * right / (2 * right + wrong + missed))
 
 
 def precision_recall(counts: Sequence[Count], share_N: np.ndarray) -> tuple[float, float]:

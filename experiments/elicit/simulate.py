@@ -67,7 +67,7 @@ def summary(setting: Setting, learned: Learned, seed: int = 0) -> dict[str, Any]
 def stops(said_good_UT: np.ndarray, delta: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """The choice (from 0) after which each person's session settles, the last where it does not, and whether it did."""
     settled_UT = said_good_UT >= 1 - delta
-    stopped_U = settled_UT.any(axis=1)
+    stopped_U = np.asarray(settled_UT.any(axis=1))
     return np.where(stopped_U, settled_UT.argmax(axis=1), said_good_UT.shape[1] - 1), stopped_U
 
 

@@ -14,6 +14,10 @@ class CounterpointError(Exception):
     """A mistake that its reader can mend: the message says what was found, what was expected and what to do."""
 
 
+class Away(CounterpointError):
+    """A server that is needed did not answer as it should. The message names it, for whoever runs it."""
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a conversation."""

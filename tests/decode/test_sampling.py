@@ -208,6 +208,31 @@ def test_inverse_cdf_by_hand(u: float, token: int) -> None:
     assert sample(logp_QV, [Sampling()], [u]) == [token]
 
 
+@pytest.mark.parametrize("vocabulary", [40, 256, 300, 1024])
+def test_what_is_drawn_is_the_inverse_of_the_whole_cdf(vocabulary: int) -> None:
+    """Whatever of it is summed first: vocabularies of less than a block, of blocks, and of blocks and a rest."""
+    p_QV = random_logits(500, vocabulary, seed=4).double().softmax(-1)
+    p_QV[:, :30] = 0
+    p_QV[:, -5:] = 0
+    uniform = torch.rand(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    cdf_QV = p_QV.cumsum(-1)
+    expected = torch.searchsorted(cdf_QV, uniform[:, None] * cdf_QV[:, -1:], right=True).squeeze(-1)
+    margin = (cdf_QV - uniform[:, None] * cdf_QV[:, -1:]).abs().amin(-1)
+    drawn = torch.tensor(sample(p_QV.log().float(), [Sampling()] * 500, uniform.tolist()))
+    assert (drawn == expected)[margin > 1e-6].all()
+    assert (margin > 1e-6).sum() > 490
+
+
+@pytest.mark.parametrize("vocabulary", [256, 300])
+def test_rounding_never_leads_to_a_token_that_is_ruled_out(vocabulary: int) -> None:
+    """The largest uniform number there is, and tokens at the end of a block and of the vocabulary that cannot be."""
+    logp_QV = random_logits(50, vocabulary, seed=5)
+    logp_QV[:, vocabulary - 40 :] = -math.inf
+    logp_QV[:, 200:230] = -math.inf
+    drawn = sample(logp_QV, [Sampling()] * 50, [1 - 2**-53] * 50)
+    assert (logp_QV[torch.arange(50), drawn] > -math.inf).all()
+
+
 def test_noise_is_a_function_of_seed_and_position_alone() -> None:
     long = noise(7, 500)
     state = torch.get_rng_state()
@@ -294,6 +319,9 @@ def test_the_frequency_test_can_fail() -> None:
         ("max_tokens", 0), ("max_tokens", 3.5),
         ("stop", ("end", "")), ("stop", (3,)),
         ("seed", 2**64), ("seed", -(2**63) - 1), ("seed", 1.5),
+        ("presence_penalty", 2.1), ("presence_penalty", math.nan), ("frequency_penalty", -2.1),
+        ("logit_bias", ((-1, 0.0),)), ("logit_bias", ((1, 101.0),)), ("logit_bias", ((1.5, 1.0),)),
+        ("logit_bias", ((1, math.nan),)),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_by_name(field: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zlib import crc32
@@ -16,7 +17,7 @@ from counterpoint.artifacts import read_json, write_json
 from counterpoint.compose import mixture, route
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.engine import Engine, Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.several import Several, Whole, compacted, whole_model
 from counterpoint.models.adapter import merge_into, read_adapter
@@ -308,6 +309,39 @@ def test_a_whole_model_is_loaded_once_when_a_request_needs_it(folder: Path, monk
     for _ in range(2):
         band.chat("Hi", "terse=1, odd=1", method="mixture-log", sampling=SHORT)
         assert loaded == ["base", "odd"]
+
+
+class Gone(ScriptedLM):
+    """Elsewhere, and after so many steps not there any more."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(7, script(7, 3))
+        self.steps = steps
+
+    def start(self, tokens_B: Sequence[int]) -> Future[Tensor]:
+        future: Future[Tensor] = Future()
+        self.steps -= 1
+        if self.steps < 0:
+            future.set_exception(CounterpointError("the server is gone"))
+        else:
+            future.set_result(torch.nn.functional.pad(self.step(tokens_B), (0, 1), value=-torch.inf))
+        return future
+
+
+def test_when_a_model_elsewhere_fails_the_requests_that_need_it_fail_alone() -> None:
+    model = Several(ScriptedLM(7, script(7, 1)), {"x": Whole(None, 64, lambda: Gone(2), remote=True)}, vocabulary=7)
+    engine = Engine(model, str, (), 64)
+    here, mixed = Plan((Row(),)), Plan((Row({"x": 1.0}), Row()), (0.5, 0.5), "prob")
+    wanted = Sampling(temperature=0, max_tokens=4)
+    tickets = [engine.submit(Request(plan, ((1, 2),) * len(plan.rows), wanted)) for plan in (here, mixed, here)]
+    news = [engine.advance() for _ in range(4)]
+    assert [[said.ticket for said in step] for step in news] == [tickets, tickets, tickets, tickets[::2]]
+    assert str(news[2][1].error) == "the server is gone"
+    alone = Engine(ScriptedLM(7, script(7, 1)), str, (), 64).run([Request(here, ((1, 2),), wanted)])
+    assert [said.completion for said in news[3]] == alone * 2
+    assert engine.idle
+    with pytest.raises(CounterpointError, match="the server is gone"):
+        engine.run([Request(mixed, ((1, 2),) * 2, wanted)])
 
 
 # Gates

@@ -24,6 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     root.handlers[:] = before[0]
     root.setLevel(before[1])
+    logging.captureWarnings(False)
 
 
 def test_the_settings_and_where_they_come_from(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

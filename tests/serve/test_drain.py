@@ -10,9 +10,10 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,10 +24,7 @@ import pytest
 
 from counterpoint.cli import main
 from counterpoint.models.band_file import add_expert
-from counterpoint.serve.database import open_database
 from counterpoint.serve.drain import Drain
-from counterpoint.serve.keys import LOCAL
-from counterpoint.serve.store import Store
 from counterpoint.testing import pico_adapter
 from counterpoint.types import Expert
 
@@ -199,19 +197,27 @@ def test_a_hangup_reads_the_band_anew(running: Callable[..., Any], band_folder: 
         assert server.http.post(CHAT, json=asked).status_code == 200
 
 
-def test_what_was_acknowledged_survives_a_kill(running: Callable[..., Any], tmp_path: Path) -> None:
-    acknowledged = []
+def test_no_acknowledged_feedback_is_lost_by_a_kill(running: Callable[..., Any]) -> None:
+    acknowledged: list[str] = []
     with running() as server:
-        for number in range(1, 40):
-            body = {"profile": {"terse": number}}
-            assert server.http.put("/v1/users/ada/profile", json=body).status_code == 200
-            acknowledged.append(number)
-        server.send(signal.SIGKILL)
+        one, other = (server.http.post(CHAT, json=ASKED | {"max_tokens": 2}).json()["id"] for _ in range(2))
+
+        def give_feedback_for_ever() -> None:
+            while True:
+                given = {"user": "ada", "id": f"f{len(acknowledged)}", "chosen": one, "rejected": other}
+                assert server.http.post("/v1/feedback", json=given).status_code == 201
+                acknowledged.append(given["id"])
+
+        threading.Timer(0.5, server.send, [signal.SIGKILL]).start()
+        with pytest.raises(httpx2.TransportError):
+            give_feedback_for_ever()
         assert server.ended() == -signal.SIGKILL
-    with closing(open_database(str(tmp_path / "people.db"))) as database:
-        history = Store(database).history(LOCAL, "ada")
-    assert history is not None
-    assert [version.profile.weights["terse"] for version in reversed(history)] == acknowledged
+    with running() as server:
+        found = [event["event"] for event in server.http.get("/v1/users/ada/export").json()["feedback"]]
+        assert server.http.get("/v1/users/ada/belief").json()["choices"] == len(found)
+    assert acknowledged
+    assert found[: len(acknowledged)] == acknowledged
+    assert len(found) <= len(acknowledged) + 1, "one more was written, and not yet told"
 
 
 def test_the_end_is_reached_when_nobody_is_left_or_time_is_up() -> None:

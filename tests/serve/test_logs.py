@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from counterpoint.decode.band import Band
+from counterpoint.decode.engine import Said
 from counterpoint.serve.app import create_app
 from counterpoint.serve.database import Database, open_database
 from counterpoint.serve.keys import Keys
@@ -118,6 +119,37 @@ def test_what_was_refused_says_why(logged: Callable[..., Any]) -> None:
         assert [line["refused"] for line in lines()] == ["model_not_found", "body_too_large", "not_found"]
 
 
+def test_what_failed_is_named_for_the_operator_alone(logged: Callable[..., Any], tmp_path: Path) -> None:
+    with logged("warning") as (http, lines):
+        path = tmp_path / "people.db"
+        path.rename(path.with_suffix(".away"))
+        reply = http.get("/v1/users/Zebulon")
+        path.with_suffix(".away").rename(path)
+        http.get("/v1/users/Zebulon")
+        (line,) = lines()
+    assert (reply.status_code, line["status"], line["refused"]) == (503, 503, "database_away")
+    assert "unable to open database file" in line["fault"]
+    assert "unable to open" not in reply.text
+    assert "Zebulon" not in str(line)
+
+
+def test_what_fails_in_a_stream_is_named_too(
+    logged: Callable[..., Any], band: Band, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with logged("warning") as (http, lines):
+        steps = [band.engine.advance] * 2
+
+        def advance() -> list[Said]:
+            return steps.pop()()
+
+        monkeypatch.setattr(band.engine, "advance", advance)
+        reply = http.post(CHAT, json=ASKED | {"stream": True})
+        (line,) = lines()
+    assert "engine_failed" in reply.text
+    assert line["status"] == 200
+    assert "the engine failed" in line["fault"]
+
+
 def test_a_trail_holds_causes_and_no_words() -> None:
     try:
         try:
@@ -139,6 +171,7 @@ def root() -> Iterator[logging.Logger]:
     yield found
     found.handlers[:] = before[0]
     found.setLevel(before[1])
+    logging.captureWarnings(False)
 
 
 def test_libraries_log_in_the_same_form(root: logging.Logger) -> None:

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 import torch
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from tests.serve.conftest import Served
 
 from counterpoint.compose import soup
 from counterpoint.compose.weighers.constant import constant
@@ -19,6 +18,9 @@ from counterpoint.models.adapter import merge_into
 from counterpoint.profiles import parse_profile
 from counterpoint.testing import pico_model
 
+if TYPE_CHECKING:
+    from tests.serve.conftest import Served
+
 ASK: Any = [{"role": "user", "content": "What does the owl eat?"}]
 SOUP = "soup:warm=2,terse=1"
 METHODS = ("base", "prompted:warm", "route:warm", SOUP, "moe:warm=0.5,exact=1,strength=1.5",
@@ -26,7 +28,7 @@ METHODS = ("base", "prompted:warm", "route:warm", SOUP, "moe:warm=0.5,exact=1,st
 
 
 @pytest.fixture(scope="module")
-def client(server: Served) -> Iterator[OpenAI]:
+def client(server: "Served") -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
         yield made
 
@@ -90,7 +92,7 @@ def test_each_answer_of_n_is_that_of_its_own_seed(client: OpenAI) -> None:
     assert len({text_of(unseeded, i) for i in range(4)}) == 4
 
 
-def test_eight_people_at_once_get_each_their_own(server: Served) -> None:
+def test_eight_people_at_once_get_each_their_own(server: "Served") -> None:
     """One at a time they say the same: requests share a batch, and nothing else."""
     models = [f"soup:warm={i + 1},terse={9 - i}" for i in range(4)] + ["base", "mixture-prob:warm+exact", "moe:exact"]
 
@@ -334,7 +336,7 @@ def test_the_body_wins_over_the_name_and_tells_what_is_in_force(client: OpenAI) 
     assert told["profile"] == "exact=3, terse=1, strength=0.5"
 
 
-def test_a_stored_user_needs_only_openais_field(client: OpenAI, server: Served) -> None:
+def test_a_stored_user_needs_only_openais_field(client: OpenAI, server: "Served") -> None:
     put = server.http.put("/v1/users/ann/profile", json={"profile": "warm=3, terse=1", "method": "moe"})
     assert put.status_code == 200
     asked: Any = {"messages": ASK, "max_tokens": 6, "seed": 9}
@@ -430,7 +432,7 @@ def test_a_strength_beyond_numbers_fails_alone_with_a_status(client: OpenAI) -> 
 
 
 def test_an_error_after_the_first_token_is_an_event_and_the_end(
-    client: OpenAI, server: Served, monkeypatch: pytest.MonkeyPatch
+    client: OpenAI, server: "Served", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance, calls = server.band.engine.advance, []
 

@@ -1,5 +1,6 @@
 """Alive, ready, the figures, ids, bodies that are too long or too slow, and a band read anew."""
 
+import math
 import re
 import shutil
 import socket
@@ -15,6 +16,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from counterpoint.decode.band import Band
+from counterpoint.decode.sampling import Sampling
 from counterpoint.models.band_file import add_expert, set_bounds
 from counterpoint.serve.app import create_app
 from counterpoint.serve.database import open_database
@@ -84,7 +86,19 @@ def test_the_figures_are_those_of_what_was_asked(http: TestClient) -> None:
     assert found["counterpoint_between_tokens_seconds_count",] == said - 1
     assert 0 < found["counterpoint_first_token_seconds_sum",] <= found["counterpoint_request_seconds_sum", CHAT]
     assert (found["counterpoint_alive",], found["counterpoint_rows_limit",]) == (1, 64)
-    assert found["counterpoint_waiting",] == found["counterpoint_rows",] == 0
+    assert found["counterpoint_waiting",] == found["counterpoint_rows",] == found["counterpoint_cells",] == 0
+
+
+def test_what_is_under_way_is_promised_room(http: TestClient, band: Band) -> None:
+    prompt = band.request(band.prompt("Hello"), band.plan(None, "base"), Sampling(max_tokens=20))
+    reach = len(prompt.contexts[0]) + 20
+    band.engine.submit(prompt)
+    band.engine.submit(prompt)
+    band.engine.submit(prompt)
+    band.engine.advance()
+    found = figures(http)
+    assert found["counterpoint_cells",] == 4 * 2 ** math.ceil(math.log2(reach)), "rows and positions grow by doubling"
+    assert found["counterpoint_cells_limit",] == band.engine.max_cells
 
 
 def test_no_label_holds_what_a_client_made_up(http: TestClient) -> None:
@@ -118,7 +132,7 @@ def test_without_metrics_there_are_none(band: Band, tmp_path: Path) -> None:
 
 def test_ids_of_requests_come_back_where_they_fit_on_a_line(http: TestClient) -> None:
     assert http.get("/healthz", headers={"X-Request-Id": "job-7_a.b"}).headers["x-request-id"] == "job-7_a.b"
-    for given in ("two words", "x" * 65, 'a"b', "é".encode()):
+    for given in ("two words", "x" * 65, 'a"b', "a/b"):
         made = http.get("/nothing", headers={"X-Request-Id": given}).headers["x-request-id"]
         assert re.fullmatch("req-[0-9a-f]{24}", made)
 

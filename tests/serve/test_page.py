@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from counterpoint.models.band_file import read_band, write_band
+from counterpoint.profiles.sentence import Heard, Reading
 from counterpoint.serve.keys import Keys
-from counterpoint.types import Prompt
+from counterpoint.serve.measured import BESIDE
+from counterpoint.types import Profile, Prompt
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which the page is tested with")
 CHROMIUM = shutil.which("chromium")
@@ -42,16 +44,19 @@ def folder(band_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.bounds = {"exact": (0.0, 0.5)}
     file.strengths = {"soup": 2.0, "mixture-prob": 1.0}
     write_band(folder, file)
+    (folder.parent / BESIDE).write_text(
+        '{"method": "soup", "strength": 2, "profile": "terse=1", "scores": {"terse": 0.5, "warm": -0.25}}\n'
+    )
     return folder
 
 
-class Lengths:
-    """Scores by hand: short answers are terse, and letters are warm."""
+class ByLetter:
+    """Scores that can be worked out by hand, and that no two texts share by chance."""
 
     dimensions = ("terse", "warm")
 
     def scores(self, prompt: Prompt, responses: Sequence[str]) -> list[dict[str, float]]:
-        return [{"terse": -float(len(one)), "warm": float(sum(map(str.isalpha, one)))} for one in responses]
+        return [{"terse": -float(sum(map(ord, one))), "warm": float(sum(map(str.isalpha, one)))} for one in responses]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def place(serve: Serve, folder: Path) -> Iterator[Any]:
     """A server whose answers end when their tokens are spent, and not before."""
     with serve(folder=folder) as running:
         running.band.engine.end_tokens = frozenset()
-        running.state.scorers = Lengths()
+        running.state.scorers = ByLetter()
         yield running
 
 
@@ -174,6 +179,7 @@ def test_every_control_reaches_the_request(page: Page) -> None:
     assert page.inner_text("#model") == asked["model"]
     ended(page)
     assert "seed 5" in page.inner_text(".facts")
+    assert "every token has the same shares" not in page.inner_text(".facts")
     assert "terse 0.1, warm 0.4" in page.inner_text(".facts")  # 0.5 * (0.25, 1) / 1.25
 
 
@@ -279,6 +285,8 @@ def test_two_methods_side_by_side_have_one_prompt_seed_and_profile(page: Page) -
     page.on("request", lambda request: sent.append(request.post_data) if "chat" in request.url else None)
     send(page, "hello")
     assert all(ended(page, 2))
+    facts = page.locator(".facts").all_inner_texts()
+    assert ["every token has the same shares" in fact for fact in facts] == [False, True]
     asked = [json.loads(one) for one in sent]
     first, second = (one.pop("model") for one in asked)
     assert (first, second) == ("mixture-prob:terse=0.5,exact=0.5", "soup:terse=0.5,exact=0.5,strength=2")
@@ -323,6 +331,16 @@ def test_a_server_that_went_away_is_told(open_page: Callable[..., Page], serve: 
     errors.clear()
 
 
+def test_an_answer_that_breaks_off_is_told_and_kept(page: Page) -> None:
+    begun = 'data: {"choices": [{"index": 0, "delta": {"content": "As I was"}}]}\n\n'
+    failed = 'data: {"error": {"message": "the model is gone", "type": "server_error"}}\n\n'
+    for body, told in ((begun, "The answer was cut off"), (begun + failed, "the model is gone")):
+        page.route("**/v1/chat/completions", lambda route, body=body: route.fulfill(body=body))
+        send(page, "hello")
+        assert told in page.wait_for_selector(".wrong").inner_text()
+        assert page.inner_text(".said") == "As I was"
+
+
 def test_a_key_is_asked_for_and_used(open_page: Callable[..., Page], serve: Serve, errors: list[str]) -> None:
     with serve(require_keys=True) as locked:
         _, secret = Keys(locked.state.store.database).add("page")
@@ -346,9 +364,11 @@ def test_the_picture_tells_measured_and_predicted_rewards(page: Page) -> None:
     page.locator("#picture").scroll_into_view_if_needed()
     page.wait_for_selector("#picture .textpoint:has-text('you')")
     assert page.locator("#picture .textpoint").count() == 4
+    assert page.locator("#picture .point").count() == 5
     rows = table(page)
     assert "◆ terse\t1\t−1" in rows
     # (0.5 * 1 + 0.25 * -1) / 0.75 = 1/3 of terse, and (0.5 * -1 + 0.25 * 2) / 0.75 = 0 of warm
+    assert "▲ soup terse=1, strength=2\t0.5\t−0.25" in rows
     assert "★ you\t0.33\t0" in rows
     assert "a prediction" in page.inner_text("#picture-says")
 
@@ -360,7 +380,7 @@ def test_answers_are_scored_and_placed(page: Page) -> None:
     page.select_option("#across", "terse")
     page.select_option("#up", "warm")
     page.wait_for_selector("#points td:has-text('1: soup')", state="attached")
-    assert f"● 1: soup\t−{len(text)}\t{sum(map(str.isalpha, text))}" in table(page)
+    assert f"● 1: soup\t−{sum(map(ord, text))}\t{sum(map(str.isalpha, text))}" in table(page)
     page.select_option("#up", "exact")
     assert "No answer was scored on these two dimensions" in page.inner_text("#picture-says")
 
@@ -369,7 +389,7 @@ def test_a_prompt_is_measured_for_everyone(page: Page) -> None:
     page.select_option("#view", "here")
     page.fill("#max-tokens", "4")
     page.click("#measure")
-    assert "Write a prompt first" in page.wait_for_selector("#alert p").inner_text()
+    assert "Write a prompt first" in page.inner_text("#status")
     page.fill("#prompt", "hello")
     page.click("#measure")
     page.wait_for_selector("#measure-says:has-text('8 answers each to “hello”')")
@@ -397,28 +417,55 @@ def test_blind_choices_teach_a_profile(page: Page) -> None:
     page.wait_for_selector("#belief:has-text('No choices yet')")
     assert page.is_disabled("#use")
     send(page, "hello", tokens=30)
-    page.wait_for_selector("#choose-a")
-    texts = page.locator(".blind .text").all_inner_texts()
-    assert len(texts) == 2
+    better = terser(page)
     for name in ("terse", "warm", "exact", "soup"):
         assert name not in page.inner_text("#pair-card"), "it is blind"
-    page.click("#choose-a")
+    page.click(f"#choose-{better}")
     page.wait_for_selector("#belief:has-text('after 1 choice.')")
-    assert "You chose A." in page.inner_text("#revealed")
+    assert f"You chose {better.upper()}." in page.inner_text("#revealed")
     assert page.is_hidden("#choose-a"), "a pair is chosen from once"
     page.keyboard.press("Enter")  # the button for the next pair has the focus
-    page.wait_for_selector("#choose-a")
-    page.keyboard.press("t")
+    page.keyboard.press(terser(page))
     page.wait_for_selector("#belief:has-text('after 2 choices.')")
-    assert "You saw no difference." in page.inner_text("#revealed")
-    figures = page.locator(".bars .figures").all_inner_texts()
-    assert len(figures) == 2
-    assert all(re.fullmatch(r"−?[\d.]+ \(−?[\d.]+ to −?[\d.]+\)", one) for one in figures)
+    assert page.locator(".bars .figures").count() == 2, "those that can be scored"
     profile = page.inner_text("#belief code")
+    assert "terse" in profile
     page.click("#use")
-    assert page.is_visible("#ask")
-    name, weight = profile.split(",")[0].split("=")
-    assert float(page.input_value(f"#weight-{name}")) == pytest.approx(float(weight), abs=0.006)
+    weight = float(dict(entry.strip().split("=") for entry in profile.split(","))["terse"])
+    assert float(page.input_value("#weight-terse")) == pytest.approx(weight, abs=0.006)
+    page.click("#tab-choose")
+    page.click("#next")
+    terser(page)
+    page.keyboard.press("t")
+    page.wait_for_selector("#belief:has-text('after 3 choices.')")
+    assert "You saw no difference." in page.inner_text("#revealed")
+
+
+def terser(page: Page) -> str:
+    """Which of the two answers scores higher, once they are there to be chosen from."""
+    page.wait_for_selector("#choose-a")
+    texts = page.locator(".blind .text").evaluate_all("all => all.map(one => one.textContent)")
+    scores = [one["terse"] for one in ByLetter().scores("", texts)]
+    return "ab"[scores.index(max(scores))]
+
+
+def test_a_sentence_becomes_a_profile(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = {"terse": Heard(1.0, 0.6, 0.9), "warm": Heard(0.0, 0.1, 0.4), "exact": Heard(0.5, 0.3, 0.55)}
+    reading = Reading(Profile({"terse": 1.0, "exact": 0.5}), heard, ("what of tea",), ("not so warm",))
+    monkeypatch.setattr("counterpoint.serve.learning.read_sentence", lambda *_: reading)
+    monkeypatch.setattr("counterpoint.serve.learning.embedder", lambda: None)
+    page.click("#tab-choose")
+    page.fill("#sentence", "I am a nurse, keep it short")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#use-sentence")
+    told = page.inner_text("#understood")
+    assert "terse 1, 90 % confident" in told
+    assert "exact 0.5, 55 % confident" in told
+    assert "Perhaps meant, but too unsure to use: warm (40 %)." in told
+    assert "Not understood: “what of tea”." in told
+    assert "Uncertain: “not so warm”." in told
+    page.click("#use-sentence")
+    assert [page.input_value(f"#weight-{name}") for name in ("terse", "warm", "exact")] == ["1", "0", "0.5"]
 
 
 def test_letters_that_are_typed_are_no_choices(page: Page, place: Any) -> None:

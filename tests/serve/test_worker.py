@@ -12,11 +12,12 @@ from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
 from counterpoint.decode.engine import Engine, Request
 from counterpoint.decode.sampling import Sampling
+from counterpoint.profiles import parse_profile
 from counterpoint.serve.errors import Refused
 from counterpoint.serve.fair import FairQueue, Pace
 from counterpoint.serve.worker import Stream, Worker
 from counterpoint.testing import ScriptedLM
-from counterpoint.types import CounterpointError
+from counterpoint.types import Completion, CounterpointError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ENDLESS = 100_000
@@ -46,9 +47,13 @@ def ask(text: str, tokens: int = 3, rows: int = 1) -> Request:
 
 
 def run(test: Test, max_rows: int = 8, max_waiting: int = 64, chunk: int | None = None, longest: int = 10**6) -> Worker:
-    """Let a test talk to a worker whose thread runs; what became of the worker."""
+    """Let a test talk to the worker of a scripted engine; what became of the worker."""
     engine = Engine(ScriptedLM(len(LETTERS), echo), text_of, (), longest, max_rows, chunk=chunk)
-    worker = Worker(cast(Band, SimpleNamespace(engine=engine)), max_waiting)
+    return run_over(cast(Band, SimpleNamespace(engine=engine)), test, max_waiting)
+
+
+def run_over(band: Band, test: Test, max_waiting: int = 64) -> Worker:
+    worker = Worker(band, max_waiting)
 
     async def whole() -> None:
         worker.start()
@@ -86,18 +91,18 @@ class Held:
 
 
 async def texts(stream: Stream) -> list[str]:
-    """What was said to each request of a call, token by token, once it is checked against the completions."""
-    said: dict[int, list[int]] = {index: [] for index in range(len(stream.requests))}
-    whole: dict[int, str] = {}
+    """What was said to each request of a call, once its completion is checked against the tokens on the way."""
+    said: list[list[int]] = [[] for _ in stream.requests]
+    whole: dict[int, Completion] = {}
     async for index, news in stream:
         if news.error:
             raise news.error
         if news.token is not None:
             said[index].append(news.token)
         if news.completion:
-            whole[index] = news.completion.text
-    assert {index: text_of(tokens) for index, tokens in said.items()} == whole
-    return [whole[index] for index in sorted(whole)]
+            whole[index] = news.completion
+    assert [list(whole[index].tokens) for index in range(len(said))] == said
+    return [whole[index].text for index in range(len(said))]
 
 
 async def begun(stream: Stream) -> Stream:
@@ -117,7 +122,9 @@ async def settled(worker: Worker) -> None:
 
 def test_each_of_many_calls_is_told_its_own_and_all_of_it() -> None:
     async def test(worker: Worker) -> None:
-        streams = [worker.submit(f"owner {n % 5}", [ask(LETTERS[n % 25], 1 + n % 7)] * (1 + n % 3)) for n in range(30)]
+        streams = [
+            worker.submit((f"owner {n % 5}",), [ask(LETTERS[n % 25], 1 + n % 7)] * (1 + n % 3)) for n in range(30)
+        ]
         told = await asyncio.gather(*map(texts, streams))
         assert told == [[LETTERS[n % 25] * (1 + n % 7)] * (1 + n % 3) for n in range(30)]
 
@@ -129,7 +136,7 @@ def test_each_of_many_calls_is_told_its_own_and_all_of_it() -> None:
 
 def test_a_stream_knows_when_each_token_was_said_and_what_came_of_it() -> None:
     async def test(worker: Worker) -> None:
-        stream = worker.submit("me", [ask("a", 3), ask("b", 1)])
+        stream = worker.submit(("me",), [ask("a", 3), ask("b", 1)])
         await texts(stream)
         assert [len(times) for times in stream.times] == [3, 1]
         assert stream.submitted <= stream.times[0][0] < stream.times[0][1] < stream.times[0][2]
@@ -141,11 +148,33 @@ def test_a_stream_knows_when_each_token_was_said_and_what_came_of_it() -> None:
 
 def test_who_comes_while_another_is_answered_joins() -> None:
     async def test(worker: Worker) -> None:
-        first = await begun(worker.submit("me", [ask("a", ENDLESS)]))
-        assert await texts(worker.submit("you", [ask("b", 50)])) == ["b" * 50]
+        first = await begun(worker.submit(("me",), [ask("a", ENDLESS)]))
+        assert await texts(worker.submit(("you",), [ask("b", 50)])) == ["b" * 50]
         assert first.open
 
     run(test)
+
+
+def test_streams_of_many_profiles_and_methods_are_not_crossed(band: Band) -> None:
+    """Each request can say one token alone, its own, since the bias forbids all others; every third is given up."""
+    band.bound(16, chunk=8)
+    methods = ("soup", "moe", "mixture-prob", "mixture-log", "base")
+
+    def own(number: int) -> Request:
+        profile = parse_profile({"terse": 1 + number, "warm": 2, "exact": 3}, band.dimensions)
+        sampling = Sampling(max_tokens=3 + number % 5, seed=number, logit_bias=((60 + number, 100.0),))
+        return band.request("all" * (1 + number), band.plan(profile, methods[number % 5]), sampling)
+
+    async def test(worker: Worker) -> None:
+        streams = [worker.submit((f"owner {number % 4}",), [own(number)]) for number in range(30)]
+        for stream in streams[::3]:
+            worker.cancel(await begun(stream))
+        going_on = [number for number in range(30) if number % 3]
+        await asyncio.gather(*(texts(streams[number]) for number in going_on))
+        for number in going_on:
+            assert streams[number].completions[0].tokens == (60 + number,) * (3 + number % 5)
+
+    assert run_over(band, test).live_rows == 0
 
 
 # Who is next
@@ -158,7 +187,7 @@ def test_of_owners_who_wait_the_one_with_the_fewest_rows_under_way_is_next() -> 
         order: list[str] = []
 
         async def follow(owner: str) -> None:
-            await texts(worker.submit(owner, [ask("a", 1)]))
+            await texts(worker.submit((owner,), [ask("a", 1)]))
             order.append(owner)
 
         async with Held(worker):
@@ -175,8 +204,8 @@ def test_the_rows_of_a_mixture_all_count() -> None:
 
     async def test(worker: Worker) -> None:
         async with Held(worker):
-            mixture = worker.submit("A", [ask("a", 9, rows=4), ask("b", 1)])
-            others = [worker.submit("B", [ask("c", 9)]) for _ in range(3)]
+            mixture = worker.submit(("A",), [ask("a", 9, rows=4), ask("b", 1)])
+            others = [worker.submit(("B",), [ask("c", 9)]) for _ in range(3)]
         await asyncio.gather(*map(texts, (mixture, *others)))
         assert mixture.times[1][0] > max(stream.times[0][0] for stream in others)
 
@@ -188,36 +217,51 @@ def test_a_large_request_is_not_passed_over_for_ever() -> None:
 
     async def test(worker: Worker) -> None:
         async with Held(worker):
-            before = [worker.submit(f"{n}", [ask("a", 4)]) for n in range(4)]
-            large = worker.submit("large", [ask("b", 1, rows=4)])
-            after = [worker.submit(f"{n}", [ask("c", 1)]) for n in range(4, 8)]
+            before = [worker.submit((f"{n}",), [ask("a", 4)]) for n in range(4)]
+            large = worker.submit(("large",), [ask("b", 1, rows=4)])
+            after = [worker.submit((f"{n}",), [ask("c", 1)]) for n in range(4, 8)]
         await asyncio.gather(*map(texts, (*before, large, *after)))
         assert large.times[0][0] < min(stream.times[0][0] for stream in after)
 
     run(test, max_rows=4)
 
 
+def test_a_key_gets_no_more_by_naming_more_users() -> None:
+    """Key A's three users and key B's one, in a room for six rows: three rows for each key, of A's one for each user."""
+    waiting: FairQueue[str] = FairQueue()
+    for user in "xyz":
+        waiting.add(("A", user), [f"A{user}"] * 6)
+    waiting.add(("B", "x"), ["Bx"] * 6)
+    order = []
+    for _ in range(6):
+        order.append(waiting.next())
+        waiting.take(1)
+    assert order == ["Ax", "Bx", "Ay", "Bx", "Az", "Bx"]
+    waiting.leave(("A", "y"), 1)
+    assert waiting.next() == "Ay"
+
+
 def test_equal_owners_take_turns() -> None:
     waiting: FairQueue[str] = FairQueue()
-    waiting.add("A", ["a1", "a2"])
-    waiting.add("B", ["b1", "b2"])
+    waiting.add(("A",), ["a1", "a2"])
+    waiting.add(("B",), ["b1", "b2"])
     order = []
     for _ in range(4):
         order.append(str(waiting.next()))
         owner = order[-1][0].upper()
         waiting.take(1)
-        waiting.leave(owner, 1)
+        waiting.leave((owner,), 1)
     assert order == ["a1", "b1", "a2", "b2"]
     assert waiting.next() is None
 
 
 def test_what_is_forgotten_is_no_longer_next() -> None:
     waiting: FairQueue[str] = FairQueue()
-    waiting.add("A", ["a1", "a2", "a3"])
-    assert waiting.forget("A", lambda thing: thing != "a2") == 2
+    waiting.add(("A",), ["a1", "a2", "a3"])
+    assert waiting.forget(("A",), lambda thing: thing != "a2") == 2
     assert (waiting.next(), len(waiting)) == ("a2", 1)
-    assert waiting.forget("B", lambda _: True) == 0
-    assert waiting.forget("A", lambda _: True) == 1
+    assert waiting.forget(("B",), lambda _: True) == 0
+    assert waiting.forget(("A",), lambda _: True) == 1
     assert waiting.next() is None
 
 
@@ -227,14 +271,14 @@ def test_what_is_forgotten_is_no_longer_next() -> None:
 def test_more_than_may_wait_are_refused_at_once_and_told_when_to_come_again() -> None:
     async def test(worker: Worker) -> None:
         async with Held(worker):
-            streams = [worker.submit("me", [ask("a")]) for _ in range(3)]
+            streams = [worker.submit(("me",), [ask("a")]) for _ in range(3)]
             with pytest.raises(Refused, match="3 requests wait already; come again in") as refused:
-                worker.submit("you", [ask("b")])
+                worker.submit(("you",), [ask("b")])
         assert (refused.value.status, refused.value.code) == (429, "queue_full")
         assert refused.value.retry_after is not None
         assert 1 <= refused.value.retry_after <= 60
         await asyncio.gather(*map(texts, streams))
-        assert await texts(worker.submit("you", [ask("b")])) == ["bbb"]
+        assert await texts(worker.submit(("you",), [ask("b")])) == ["bbb"]
 
     run(test, max_waiting=3)
 
@@ -242,7 +286,7 @@ def test_more_than_may_wait_are_refused_at_once_and_told_when_to_come_again() ->
 def test_a_call_of_more_than_may_ever_wait_is_a_mistake() -> None:
     async def test(worker: Worker) -> None:
         with pytest.raises(Refused, match="4 requests in one call; at most 3 may wait") as refused:
-            worker.submit("me", [ask("a")] * 4)
+            worker.submit(("me",), [ask("a")] * 4)
         assert refused.value.status == 400
 
     run(test, max_waiting=3)
@@ -265,14 +309,14 @@ def test_when_to_come_again_by_hand() -> None:
 
 def test_one_who_goes_frees_the_rows_at_once() -> None:
     async def test(worker: Worker) -> None:
-        going = await begun(worker.submit("me", [ask("a", ENDLESS, rows=2)] * 2))
-        staying = await begun(worker.submit("you", [ask("b", ENDLESS)]))
+        going = await begun(worker.submit(("me",), [ask("a", ENDLESS, rows=2)] * 2))
+        staying = await begun(worker.submit(("you",), [ask("b", ENDLESS)]))
         worker.cancel(going)
         await settled(worker)
         assert worker.cancelled == 2
         assert worker.live_rows == worker.band.engine.rows == 1
         assert staying.open
-        assert await texts(worker.submit("me", [ask("c", rows=7)])) == ["ccc"]
+        assert await texts(worker.submit(("me",), [ask("c", rows=7)])) == ["ccc"]
 
     run(test)
 
@@ -280,7 +324,7 @@ def test_one_who_goes_frees_the_rows_at_once() -> None:
 def test_one_who_goes_before_the_turn_came_is_never_begun() -> None:
     async def test(worker: Worker) -> None:
         async with Held(worker):
-            first, going = worker.submit("me", [ask("a", 5)]), worker.submit("me", [ask("b", 5)] * 3)
+            first, going = worker.submit(("me",), [ask("a", 5)]), worker.submit(("me",), [ask("b", 5)] * 3)
             worker.cancel(going)
         assert await texts(first) == ["aaaaa"]
         assert (worker.waiting, worker.cancelled) == (0, 3)
@@ -292,14 +336,14 @@ def test_one_who_goes_while_the_prompt_is_read() -> None:
     """A token of the prompt between two steps: "me" goes long before it is read."""
 
     async def test(worker: Worker) -> None:
-        await begun(worker.submit("you", [ask("b", ENDLESS)]))
-        going = worker.submit("me", [ask("a" * ENDLESS)])
+        await begun(worker.submit(("you",), [ask("b", ENDLESS)]))
+        going = worker.submit(("me",), [ask("a" * ENDLESS)])
         while worker.waiting:
             await settled(worker)
         worker.cancel(going)
         await settled(worker)
         assert worker.live_rows == worker.band.engine.rows == 1
-        assert await texts(worker.submit("me", [ask("c")])) == ["ccc"]
+        assert await texts(worker.submit(("me",), [ask("c")])) == ["ccc"]
         assert not going.times[0]
 
     run(test, chunk=1)
@@ -307,7 +351,7 @@ def test_one_who_goes_while_the_prompt_is_read() -> None:
 
 def test_one_who_goes_when_all_is_said_changes_nothing() -> None:
     async def test(worker: Worker) -> None:
-        stream = worker.submit("me", [ask("a")])
+        stream = worker.submit(("me",), [ask("a")])
         assert await texts(stream) == ["aaa"]
         worker.cancel(stream)
         await settled(worker)
@@ -323,9 +367,9 @@ def test_a_request_that_can_never_be_decoded_is_refused_at_once() -> None:
     async def test(worker: Worker) -> None:
         for wrong, why in ((ask("a", rows=9), "9 rows; the engine holds 8"), (ask("a" * 100), "has 100 tokens")):
             with pytest.raises(CounterpointError, match=why):
-                worker.submit("me", [ask("b"), wrong])
+                worker.submit(("me",), [ask("b"), wrong])
         assert worker.waiting == 0
-        assert await texts(worker.submit("me", [ask("b")])) == ["bbb"]
+        assert await texts(worker.submit(("me",), [ask("b")])) == ["bbb"]
 
     run(test, longest=100)
 
@@ -335,7 +379,7 @@ def test_a_request_that_the_engine_takes_no_longer_is_told_and_those_behind_it_g
 
     async def test(worker: Worker) -> None:
         async with Held(worker):
-            wide, behind = worker.submit("me", [ask("a", rows=3)]), worker.submit("me", [ask("b")])
+            wide, behind = worker.submit(("me",), [ask("a", rows=3)]), worker.submit(("me",), [ask("b")])
             worker.band.engine.max_rows = 2
         with pytest.raises(CounterpointError, match="3 rows; the engine holds 2"):
             await texts(wide)
@@ -349,14 +393,14 @@ def test_a_broken_step_is_told_to_those_in_it_and_logged_and_the_next_are_served
 ) -> None:
     async def test(worker: Worker) -> None:
         async with Held(worker):
-            both = [worker.submit("me", [ask("a", ENDLESS)]), worker.submit("you", [ask("z")])]
+            both = [worker.submit(("me",), [ask("a", ENDLESS)]), worker.submit(("you",), [ask("z")])]
         for stream in both:
             with pytest.raises(Refused, match="the engine failed") as failed:
                 await texts(stream)
             assert failed.value.status == 500
             assert "broke down" not in str(failed.value)
         assert worker.alive
-        assert await texts(worker.submit("me", [ask("a")])) == ["aaa"]
+        assert await texts(worker.submit(("me",), [ask("a")])) == ["aaa"]
 
     worker = run(test)
     assert (worker.live_rows, worker.failed) == (0, 2)
@@ -368,7 +412,7 @@ def test_a_function_runs_between_two_steps_and_its_result_or_error_comes_back() 
         assert await worker.call(lambda: threading.current_thread().name) == "engine"
         with pytest.raises(CounterpointError, match="no such file"):
             await worker.call(_mistake)
-        assert await texts(worker.submit("me", [ask("a")])) == ["aaa"]
+        assert await texts(worker.submit(("me",), [ask("a")])) == ["aaa"]
 
     run(test)
 
@@ -400,7 +444,7 @@ def test_a_caller_who_went_before_the_function_ran_does_not_end_the_thread() -> 
 def test_a_thread_that_ends_by_a_bug_says_so_to_everyone(caplog: pytest.LogCaptureFixture) -> None:
     async def test(worker: Worker) -> None:
         async with Held(worker):
-            stream = worker.submit("me", [ask("a", ENDLESS)] * 2)
+            stream = worker.submit(("me",), [ask("a", ENDLESS)] * 2)
             worker._inbox.put(_bug)
             late = asyncio.ensure_future(worker.call(lambda: None))
             await asyncio.sleep(0)
@@ -410,7 +454,7 @@ def test_a_thread_that_ends_by_a_bug_says_so_to_everyone(caplog: pytest.LogCaptu
             assert stopped.value.status == 503
         assert not worker.alive
         with pytest.raises(Refused, match="the engine has stopped"):
-            worker.submit("me", [ask("a")])
+            worker.submit(("me",), [ask("a")])
         with pytest.raises(Refused, match="the engine has stopped"):
             await worker.call(lambda: None)
 
@@ -420,7 +464,7 @@ def test_a_thread_that_ends_by_a_bug_says_so_to_everyone(caplog: pytest.LogCaptu
 
 def test_at_the_end_those_under_way_are_told() -> None:
     async def test(worker: Worker) -> None:
-        stream = await begun(worker.submit("me", [ask("a", ENDLESS)]))
+        stream = await begun(worker.submit(("me",), [ask("a", ENDLESS)]))
         worker.stop()
         with pytest.raises(Refused, match="the engine has stopped"):
             await texts(stream)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from counterpoint.models.band_file import EndpointEntry
-from counterpoint.types import CounterpointError
+from counterpoint.types import Away, CounterpointError
 
 RETRIES = 3
 """Attempts after the first: after about 0.5, 1 and 2 seconds, or when the server says."""
@@ -53,7 +53,7 @@ LEAST_REST = 2.0**-24
 """What tokens that were not reported have at least: less is lost when the others are rounded to float32."""
 
 
-class Unreachable(CounterpointError):
+class Unreachable(Away):
     """A server that does not answer now, and may do so later."""
 
 
@@ -225,7 +225,7 @@ class Endpoint:
         except (APIError, ValidationError, ValueError, TimeoutError) as error:
             entry = self.entry
             said = self.quoted(what_went_wrong(error, entry.timeout_s, self.attempts))
-            kind = Unreachable if may_pass(error) else CounterpointError
+            kind = Unreachable if may_pass(error) else Away
             raise kind(
                 f"expert {self.expert!r} at {entry.url} (model {entry.model!r}) did not {task}: {said}; {remedy(error)}"
             ) from None

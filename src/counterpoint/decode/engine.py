@@ -23,7 +23,7 @@ from counterpoint.decode.mixing import Group, Mixture, grouped, mix
 from counterpoint.decode.rows import cells
 from counterpoint.decode.sampling import Sampling, lean, leaning, noise, penalise, sample
 from counterpoint.decode.scoring import Score
-from counterpoint.decode.several import compacted
+from counterpoint.decode.several import LostRows, compacted
 from counterpoint.decode.tracing import Detail, Recorder, Step
 from counterpoint.types import Completion, CounterpointError, LanguageModel
 
@@ -218,6 +218,7 @@ class Engine:
                 _unfailed(self._join())
                 if self._live:
                     parts.append(self.next_logp().cpu())
+                    _unfailed([Said(0, error=error) for error in self._errors.values()])
                     self._leave([live.ticket for live in self._live])
         return torch.cat(parts) if parts else torch.empty(0, self.model.vocabulary)
 
@@ -248,8 +249,7 @@ class Engine:
     def _speak(self) -> list[Said]:
         """One token of every live request."""
         logp_QV = self.next_logp()
-        errors = self._mixture.errors if self._mixture else {}
-        if errors:
+        if errors := self._errors:
             logp_QV[list(errors)] = 0.0
         told_QV = logp_QV[:, : self.model.vocabulary]
         leaning_QV = lean(told_QV, [leaning(live.request.sampling, live.said) for live in self._live])
@@ -274,11 +274,22 @@ class Engine:
         `[Q, V + 1]` where experts know a part of theirs only; the last column is what none of a request's reported.
         """
         last = {row: _last(live, index) for live in self._live for index, row in enumerate(live.rows)}
-        logits_BV = self.model.step([last[row] for row in range(len(last))])
+        lost: Mapping[int, CounterpointError] = {}
+        try:
+            logits_BV = self.model.step([last[row] for row in range(len(last))])
+        except LostRows as error:
+            logits_BV, lost = error.logits_BV, error.rows
         for live in self._live:
             self._adjust(live, logits_BV)
-        self._mixture = mix(self._groups, logits_BV, self.model.vocabulary)
-        return self._mixture.logp_QV
+        mixture = mix(self._groups, logits_BV, self.model.vocabulary)
+        errors = {place: lost[row] for place, live in enumerate(self._live) for row in live.rows if row in lost}
+        self._mixture = replace(mixture, errors={**mixture.errors, **errors})
+        return mixture.logp_QV
+
+    @property
+    def _errors(self) -> Mapping[int, CounterpointError]:
+        """Why live requests have no distribution in the step in progress, by their place."""
+        return self._mixture.errors if self._mixture else {}
 
     def _adjust(self, live: _Live, logits_BV: Tensor) -> None:
         """What acts on each expert before they are mixed: the repetition penalty, and a temperature if asked for."""
@@ -357,6 +368,13 @@ class Engine:
             batch.append(self._admit(ticket, request, rows))
             rows += len(request.contexts)
         return batch
+
+    @property
+    def promised(self) -> int:
+        """How many cells the requests in the batch may come to take together, of `max_cells`."""
+        together = [one.request for one in (*self._live, *self._joining)]
+        rows = sum(len(request.contexts) for request in together)
+        return cells(rows, max(map(self._reach, together)), self.longest) if together else 0
 
     def _fits(self, joining: Sequence[Request]) -> bool:
         """Whether requests fit beside all that are in the batch."""

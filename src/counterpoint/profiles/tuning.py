@@ -134,7 +134,7 @@ class Tuning:
         if self.features == "profiles":
             return self._scale()
         root_D = np.sqrt((d_ND**2).mean(axis=0)) if len(d_ND) else np.ones(len(self.dimensions))
-        return np.where(root_D > 0, root_D, 1.0)
+        return np.asarray(np.where(root_D > 0, root_D, 1.0))
 
     def _directions(self) -> np.ndarray:
         rows = [direction(profile, self.dimensions) for profile in self.candidates]

@@ -19,12 +19,21 @@ from counterpoint.serve.hold import hold
 from counterpoint.serve.keys import Keys
 from counterpoint.serve.logs import silence
 from counterpoint.serve.operations import Operations
+from counterpoint.serve.replies import ERRORS
 from counterpoint.serve.seen import Watch
 from counterpoint.serve.settings import Settings
 from counterpoint.serve.store import Store
 from counterpoint.serve.worker import Worker
 
-ROUTERS = (chat.router, completions.router, models.router, people.router, elicit.router, operations.router, playground.router)
+ROUTERS = (
+    chat.router,
+    completions.router,
+    models.router,
+    people.router,
+    elicit.router,
+    operations.router,
+    playground.router,
+)
 HEADERS = ("X-Counterpoint-Weights", "X-Request-Id", "Retry-After")
 """Those that a page of another origin may read, where it may ask at all."""
 
@@ -57,7 +66,7 @@ def create_app(band: Band, store: Store, settings: Settings, log: FilteringBound
     app.state.operations = beside
     errors.install(app)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, responses=ERRORS)
     return app
 
 

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from counterpoint.decode.engine import Request as Asking
 from counterpoint.decode.engine import Said
 from counterpoint.serve.errors import Refused, told
+from counterpoint.serve.fair import Owner
 from counterpoint.serve.seen import seen_of
 from counterpoint.serve.streams import Growing
 from counterpoint.serve.worker import Stream, Worker
@@ -45,7 +46,7 @@ class Answering:
         return self.completion
 
 
-def submit(request: Request, worker: Worker, owner: str, asking: Sequence[Asking]) -> Stream:
+def submit(request: Request, worker: Worker, owner: Owner, asking: Sequence[Asking]) -> Stream:
     """Queue what a call asks of the engine, which may be nothing."""
     if not asking:
         return Stream(owner, [])

@@ -87,7 +87,7 @@ async def asked(body: ChatBody, request: Request) -> Chat:
     if body.trace and not is_gated(plan):
         first = replace(first, trace="token")
     asking = answers_to(first, body.n, body.seed, body.top)
-    stream = submit(request, state.worker, f"{owner}/{body.user or ''}", asking)
+    stream = submit(request, state.worker, (owner, body.user or ""), asking)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
     return Chat(state, body, owner, prompt, stream, head, told(state.band, wanted, plan))
 

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from counterpoint.compose.plan import Plan
 from counterpoint.data.chat import prompt_ids
 from counterpoint.decode.engine import Request as Asking
+from counterpoint.decode.engine import Said
 from counterpoint.decode.logprobs import TopLogprobs
 from counterpoint.serve.answers import Answer, answer_id
 from counterpoint.serve.app_state import State, owner_of, state_of
@@ -55,12 +56,24 @@ class Call:
 
     def begin(self) -> list[Answering]:
         """An answer for each choice; complete where nothing is to be said."""
-        decode, stops = self.state.band.engine.decode, self.body.sampling(1).stop
-        answers = [Answering(Growing(decode, stops)) for _ in range(len(self.prompts) * self.body.n)]
+        stops = self.body.sampling(1).stop
+        answers = [Answering(Growing(self.decode, stops)) for _ in range(len(self.prompts) * self.body.n)]
         if not self.stream.requests:
             for answering in answers:
                 answering.completion = Completion("", (), "length")
         return answers
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens that go on with another."""
+        text = self.state.band.engine.decode(tokens)
+        return self.state.names.lead(text, tokens) + text
+
+    def going_on(self, said: Said) -> Said:
+        """The same news, of a text that goes on with its prompt's."""
+        if said.completion is None:
+            return said
+        lead = self.state.names.lead(said.completion.text, said.completion.tokens)
+        return replace(said, completion=replace(said.completion, text=lead + said.completion.text))
 
     def prompt(self, choice: int) -> Prompted:
         return self.prompts[choice // self.body.n]
@@ -108,7 +121,7 @@ async def asked(body: CompletionBody, request: Request) -> Call:
     plan = await plan_of(state.worker, wanted)
     prompts = await run_in_threadpool(read, state, body.prompt)
     asking = await run_in_threadpool(requests_for, state, body, plan)
-    queue = f"{owner}/{body.user or ''}"
+    queue = owner, body.user or ""
     if body.echo and body.logprobs is not None:
         stream = submit(request, state.worker, queue, scores_wanted(plan, prompts, body.logprobs))
         await unless_gone(request, score(state, stream, prompts))
@@ -153,7 +166,7 @@ async def score(state: State, stream: Stream, prompts: Sequence[Prompted]) -> No
 async def whole(call: Call) -> dict[str, Any]:
     answers = call.begin()
     async for index, said in news(call.state.worker, call.stream):
-        answers[index].hear(said)
+        answers[index].hear(call.going_on(said))
     choices = []
     for index, answering in enumerate(answers):
         call.remember(index, answering)
@@ -177,7 +190,7 @@ async def chunks(call: Call) -> AsyncIterator[dict[str, Any]]:
     yield {**head, "choices": echoed, "counterpoint": call.effective}
     async for index, said in told_later:
         answering = answers[index]
-        text = answering.hear(said)
+        text = answering.hear(call.going_on(said))
         if not text and not answering.completion:
             continue
         found = logprobs(call, index, answering, heard[index], False)

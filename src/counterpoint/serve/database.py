@@ -29,6 +29,8 @@ RETRY_S = 2.0
 class StoreDown(Refused):
     """The database does not answer, or cannot write; it is asked again with the next request."""
 
+    public = "people cannot be read or written at this moment; ask again"
+
     def __init__(self, message: str) -> None:
         super().__init__(message, 503, "database_away", retry_after=RETRY_S)
 

@@ -87,8 +87,8 @@ class Believed(BaseModel):
 class BeliefReply(BaseModel):
     """What is believed of a person's wishes: by dimension the weight and its 90 % interval, in logits.
 
-    `sure` is the probability that `profile` serves them almost as well as any; it is theirs once that is `settled`,
-    unless they have one that was set.
+    `sure` is the probability that `profile` serves them almost as well as any. From 0.5 on it is theirs, unless they
+    have one that was set; once it is `settled` there is little left to ask.
     """
 
     dimensions: dict[str, Believed]
@@ -134,7 +134,7 @@ class HeardDimension(BaseModel):
 class SentenceReply(BaseModel):
     """What was understood: no profile where the sentence says nothing of any dimension.
 
-    `not_understood` are clauses that are like no dimension, `uncertain` those that want less of one without an opposite.
+    Clauses in `not_understood` are like no dimension, those in `uncertain` want less of one that has no opposite.
     """
 
     profile: str | None
@@ -196,7 +196,7 @@ async def pair(request: Request, user: str, body: PairBody) -> PairReply:
     plans = [await plan_of(state.worker, one) for one in asked]
     sampling = Sampling(max_tokens=state.limit(body.max_tokens), seed=secrets.randbits(32))
     requests = [request_for(state.band, prompt, plan, sampling, "messages") for plan in plans]
-    stream = submit(request, state.worker, f"{owner}/{user}", requests)
+    stream = submit(request, state.worker, (owner, user), requests)
     answers = [Answering(Growing(state.band.engine.decode)) for _ in requests]
     await unless_gone(request, heard(state, stream, answers))
     name = f"pair-{secrets.token_hex(12)}"

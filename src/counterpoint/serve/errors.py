@@ -10,11 +10,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from counterpoint.serve.unserved import UNKNOWN, UNSUPPORTED
-from counterpoint.types import CounterpointError
+from counterpoint.types import Away, CounterpointError
 
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 LONGEST_QUOTE = 60
+EXPERT_S = 5.0
+"""When an expert that was away may be back."""
 
 
 class ErrorBody(BaseModel):
@@ -31,7 +33,12 @@ class ErrorReply(BaseModel):
 
 
 class Refused(CounterpointError):
-    """A request that is not served, and the HTTP status that says why."""
+    """A request that is not served, and the HTTP status that says why.
+
+    `public` is told instead of a message that names what is the operator's alone, such as files and addresses.
+    """
+
+    public: str | None = None
 
     def __init__(
         self,
@@ -48,8 +55,19 @@ class Refused(CounterpointError):
         self.retry_after = retry_after
 
 
+class ExpertAway(Refused):
+    """A model behind an endpoint failed."""
+
+    public = "an expert that this needs did not answer; ask again, or with a profile that leaves it out"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 503, "expert_away", retry_after=EXPERT_S)
+
+
 def refused(error: CounterpointError) -> Refused:
     """A mistake as a refusal; what says no status of its own is the client's."""
+    if isinstance(error, Away):
+        return ExpertAway(str(error))
     return error if isinstance(error, Refused) else Refused(str(error))
 
 
@@ -61,7 +79,7 @@ def body_of(message: str, status: int, code: str | None = None, param: str | Non
 def told(error: CounterpointError) -> dict[str, object]:
     """An error as the body of a reply, or as an event of a stream that has begun."""
     found = refused(error)
-    return body_of(str(found), found.status, found.code, found.param)
+    return body_of(found.public or str(found), found.status, found.code, found.param)
 
 
 def reply_to(error: CounterpointError) -> JSONResponse:
@@ -75,7 +93,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(CounterpointError)
     async def _ours(request: Request, error: CounterpointError) -> JSONResponse:
-        request.scope.setdefault("state", {})["refused"] = refused(error).code
+        request.scope.setdefault("state", {})["refusal"] = refused(error)
         return reply_to(error)
 
     @app.exception_handler(HTTPException)
@@ -93,15 +111,17 @@ def install(app: FastAPI) -> None:
 def invalid(errors: Sequence[Mapping[str, Any]]) -> Refused:
     """What validation found first; of a field that may be of several kinds, what the nearest of them misses."""
     field = _names(errors[0]["loc"])[:1]
-    first = max((error for error in errors if _names(error["loc"])[:1] == field), key=lambda error: len(error["loc"]))
+    of_field = [error for error in errors if _names(error["loc"])[:1] == field]
+    first = max(of_field, key=lambda error: len(error["loc"]))
     where, said = ".".join(_names(first["loc"])), first.get("ctx", {})
     if "field" in said:
         code = first["type"] if first["type"] in (UNSUPPORTED, UNKNOWN) else None
         return Refused(first["msg"], code=code, param=".".join(filter(None, (where, said["field"]))))
     if first["type"] == "json_invalid":
         return Refused(f"the body is not JSON: {said.get('error', first['msg'])}", code="invalid_json")
+    expected = " or ".join(dict.fromkeys(e["msg"] for e in of_field if _names(e["loc"]) == _names(first["loc"])))
     found = "" if first["type"] == "missing" else f"; found {_quote(first['input'])}"
-    return Refused(f"{where}: {first['msg']}{found}" if where else f"{first['msg']}{found}", param=where or None)
+    return Refused(f"{where}: {expected}{found}" if where else f"{expected}{found}", param=where or None)
 
 
 def _names(loc: Sequence[str | int]) -> list[str]:

@@ -1,4 +1,8 @@
-"""Who is next: of all who wait, one whose owner has the fewest rows under way."""
+"""Who is next: of all who wait, one whose owner has the fewest rows under way.
+
+An owner is a path, as in (key, user): keys share alike, and the users of a key share what it has, so that none gets more
+by naming more users.
+"""
 
 import time
 from collections import Counter, deque
@@ -6,19 +10,20 @@ from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+Owner = tuple[str, ...]
 
 
 class FairQueue(Generic[T]):
     """What waits, by owner. Of owners with equally many rows under way the one that was served longest ago is next."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[T]] = {}
-        self._rows: Counter[str] = Counter()
+        self._waiting: dict[Owner, deque[T]] = {}
+        self._rows: Counter[Owner] = Counter()
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def add(self, owner: str, things: Iterable[T]) -> None:
+    def add(self, owner: Owner, things: Iterable[T]) -> None:
         self._waiting.setdefault(owner, deque()).extend(things)
 
     def next(self) -> T | None:
@@ -33,17 +38,18 @@ class FairQueue(Generic[T]):
             raise IndexError("nothing waits")
         waiting = self._waiting.pop(owner)
         taken = waiting.popleft()
-        self._rows[owner] += rows
+        self._rows.update({part: rows for part in _parts(owner)})
         if waiting:
             self._waiting[owner] = waiting
         return taken
 
-    def leave(self, owner: str, rows: int) -> None:
-        self._rows[owner] -= rows
-        if not self._rows[owner]:
-            del self._rows[owner]
+    def leave(self, owner: Owner, rows: int) -> None:
+        for part in _parts(owner):
+            self._rows[part] -= rows
+            if not self._rows[part]:
+                del self._rows[part]
 
-    def forget(self, owner: str, unwanted: Callable[[T], bool]) -> int:
+    def forget(self, owner: Owner, unwanted: Callable[[T], bool]) -> int:
         """Remove what an owner no longer waits for; how many that were."""
         waiting = self._waiting.get(owner, deque())
         kept = deque(thing for thing in waiting if not unwanted(thing))
@@ -53,8 +59,13 @@ class FairQueue(Generic[T]):
             self._waiting.pop(owner, None)
         return len(waiting) - len(kept)
 
-    def _owner(self) -> str | None:
-        return min(self._waiting, key=lambda owner: self._rows[owner], default=None)
+    def _owner(self) -> Owner | None:
+        return min(self._waiting, key=lambda owner: [self._rows[part] for part in _parts(owner)], default=None)
+
+
+def _parts(owner: Owner) -> list[Owner]:
+    """The owner, and whatever it belongs to, widest first."""
+    return [owner[: n + 1] for n in range(len(owner))]
 
 
 class Pace:

@@ -5,6 +5,7 @@ A belief is worked out anew from what is stored, so that a restart forgets nothi
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from counterpoint.decode.band import Band
 from counterpoint.profiles.elicit import Belief
@@ -14,6 +15,9 @@ from counterpoint.serve.answers import Answer
 from counterpoint.serve.scorers import Scorers
 from counterpoint.serve.store import Feedback, Store, User, Version
 from counterpoint.types import Dimension, Profile
+
+ENOUGH = 0.5
+"""How sure a belief must be to act on: that it serves a person almost as well as any is then likelier than not."""
 
 
 class Learner:
@@ -57,16 +61,18 @@ class Learner:
         return tuning.believe(*evidence(said))
 
     def verdict(self, owner: str, user: str) -> Verdict:
-        return self.tuning.verdict(self.belief(owner, user))
+        """The same for people to read; whoever said nothing has no profile, whichever way the belief's draws fall."""
+        found = self.tuning.verdict(self.belief(owner, user))
+        return found if found.choices else replace(found, profile=None)
 
     def learn(self, owner: str, user: User, method: str) -> Verdict:
-        """What is believed after new feedback; once it is settled it is the person's profile, for a `method` if new.
+        """What is believed after new feedback, and from `ENOUGH` on the person's profile, for a `method` if it is new.
 
         A profile that somebody set for them stays: choices do not overrule it.
         """
         verdict = self.verdict(owner, user.name)
         before = user.current
-        if verdict.settled and verdict.profile and (before is None or before.source != "set"):
+        if verdict.sure >= ENOUGH and verdict.profile and (before is None or before.source != "set"):
             profile = self.complete(verdict.profile, before, method)
             if before is None or before.profile != profile:
                 self.store.set_profile(owner, user.name, profile, "learned", before.method if before else None)

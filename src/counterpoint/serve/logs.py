@@ -50,6 +50,7 @@ def take_over(level: str = "warning", words: bool = False, to: TextIO | None = N
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.captureWarnings(True)
 
 
 def _stamped() -> list[Processor]:
@@ -62,7 +63,7 @@ def _event_first(_: Any, __: str, line: EventDict) -> EventDict:
 
 def _without_words(_: Any, __: str, line: EventDict) -> EventDict:
     kind_error_place = line.pop("exc_info", None)
-    return line | {"trail": trail(kind_error_place[1])} if kind_error_place else line
+    return {**line, "trail": trail(kind_error_place[1])} if kind_error_place else line
 
 
 def _renderer(to: TextIO) -> Processor:
@@ -84,6 +85,7 @@ def told(seen: Seen, seconds: float) -> dict[str, Any]:
         "first_token_s": seen.first_token and round(seen.first_token, 4),
         "refused": seen.refused,
         "gone": seen.gone,
+        "fault": seen.fault and str(seen.fault),
     }
     return {name: value for name, value in line.items() if value not in (None, False) or name == "status"}
 

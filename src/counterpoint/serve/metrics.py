@@ -66,11 +66,18 @@ class Engine(Collector):
 
 
 def gauges(worker: Worker) -> Iterator[GaugeMetricFamily]:
+    engine = worker.band.engine
     for name, meaning, value in (
         ("alive", "Whether the engine's thread runs.", float(worker.alive)),
         ("waiting", "Requests that wait for room.", worker.waiting),
         ("rows", "Rows under way; a mixture of K experts takes K.", worker.live_rows),
         ("rows_limit", "Most rows of one forward.", worker.rows_limit),
+        (
+            "cells",
+            "Positions of rows, powers of two of both, that are promised room for keys and values.",
+            engine.promised,
+        ),
+        ("cells_limit", "Positions of rows for which there is memory.", engine.max_cells or 0),
     ):
         yield GaugeMetricFamily(f"{NAME}_{name}", meaning, value)
 

@@ -48,6 +48,8 @@ class Operations:
         line = told(seen, seconds) | (self._texts(seen) if self.settings.log_prompts else {})
         if seen.error:
             self.log.error("failed", **line, trail=trail(seen.error), **self._words(seen.error))
+        elif seen.fault:
+            self.log.warning("request", **line)
         elif seen.route in PROBES:
             self.log.debug("request", **line)
         else:

@@ -13,6 +13,7 @@ from counterpoint.profiles import format_profile
 from counterpoint.profiles.bounds import as_pairs
 from counterpoint.serve.app_state import State, state_of
 from counterpoint.serve.errors import Refused
+from counterpoint.serve.measured import Point, measured
 from counterpoint.types import CounterpointError, Profile
 
 router = APIRouter()
@@ -61,17 +62,12 @@ class DefaultCard(BaseModel):
     weights: dict[str, float] | None
 
 
-class PointCard(BaseModel):
-    """Mean rewards that were measured, of something that has a method and a name."""
-
-    label: str
-    method: str
-    rewards: dict[str, float]
-
-
 class BandCard(BaseModel):
-    """What a band offers. `strengths` did best on training prompts; `scorers` are dimensions that answers can be scored
-    on, in the rewards' own units, which need not be those of `scores` and `points`."""
+    """What a band offers: `strengths` did best on training prompts, `points` were measured when it was built.
+
+    `scorers` are dimensions that answers can be scored on, in the rewards' own units, which need not be those of the
+    experts' `scores` and of `points`.
+    """
 
     dimensions: list[DimensionCard]
     methods: list[MethodCard]
@@ -80,7 +76,7 @@ class BandCard(BaseModel):
     strengths: dict[str, float]
     bounds: dict[str, tuple[float, float | None]]
     scorers: list[str]
-    points: list[PointCard]
+    points: list[Point]
     most_tokens: int
 
 
@@ -105,11 +101,10 @@ async def band_card(request: Request) -> BandCard:
 def card(state: State) -> BandCard:
     """Tell of a band. Methods are tried, which reads controllers and gates: not to be called during a step."""
     band, (profile, method) = state.band, state.default
-    experts = [ExpertCard(name=e.name, dimension=e.dimension, scores=e.scores) for e in band.file.experts]
     return BandCard(
         dimensions=[DimensionCard(name=d.name, description=d.description, axis=d.axis) for d in band.file.dimensions],
         methods=list(methods(band)),
-        experts=experts,
+        experts=[ExpertCard(name=e.name, dimension=e.dimension, scores=e.scores) for e in band.file.experts],
         default=DefaultCard(
             model=method,
             profile=format_profile(profile) if profile else None,
@@ -118,7 +113,7 @@ def card(state: State) -> BandCard:
         strengths=band.file.strengths,
         bounds=as_pairs(band.bounds),
         scorers=list(state.scorers.dimensions),
-        points=[PointCard(label=e.name, method="expert", rewards=e.scores) for e in experts if e.scores],
+        points=measured(band.folder, band.dimensions),
         most_tokens=state.settings.max_tokens,
     )
 

@@ -13,9 +13,10 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from counterpoint.serve.errors import body_of
+from counterpoint.serve.errors import Refused, body_of, refused
 from counterpoint.serve.keys import LOCAL, Key
 from counterpoint.serve.worker import Stream
+from counterpoint.types import CounterpointError
 
 ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """Ids of clients that are taken over: nothing that could make two lines of one in a log."""
@@ -43,7 +44,14 @@ class Seen:
     status: int = 0
     refused: str | None = None
     over: bool = False
+    refusal: CounterpointError | None = None
     error: Exception | None = None
+
+    @property
+    def fault(self) -> Refused | None:
+        """What failed that is no mistake of the client's, also in a stream that had begun well."""
+        found = [self.refusal, *(error for stream in self.streams for error in stream.errors)]
+        return next((r for r in map(refused, filter(None, found)) if r.status >= 500), None)
 
     @property
     def gone(self) -> bool:
@@ -103,6 +111,7 @@ class Watch:
                 message = f"the server failed at this request; its log says more of {seen.id}"
                 await JSONResponse(body_of(message, 500, "failed"), 500)(scope, receive, _telling(seen, send))
         finally:
+            seen.refusal = scope["state"].get("refusal")
             seen.route = getattr(scope.get("route"), "path", NO_ROUTE)
             self.ended(seen)
 

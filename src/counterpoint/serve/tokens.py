@@ -41,6 +41,10 @@ class Names:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
+    def lead(self, text: str, tokens: Sequence[int]) -> str:
+        """The space before a text that its tokens have, and that some tokenizers take for the beginning of everything."""
+        return " " if tokens and self.bytes_of(tokens[0]).startswith(b" ") and not text.startswith(" ") else ""
+
     def _read(self, token: int) -> bytes:
         piece: str = self._tokenizer.convert_ids_to_tokens(token) or ""
         if token in self._special:

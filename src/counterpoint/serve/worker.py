@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from counterpoint.decode.band import Band
 from counterpoint.decode.engine import Request, Said
 from counterpoint.serve.errors import Refused
-from counterpoint.serve.fair import FairQueue, Pace
+from counterpoint.serve.fair import FairQueue, Owner, Pace
 from counterpoint.types import Completion, CounterpointError
 
 T = TypeVar("T")
@@ -30,12 +30,13 @@ class Stream:
     `submitted` and, of each request, the `times` at which its tokens were said are seconds of the monotonic clock.
     """
 
-    def __init__(self, owner: str, requests: Sequence[Request]) -> None:
+    def __init__(self, owner: Owner, requests: Sequence[Request]) -> None:
         self.owner = owner
         self.requests = requests
         self.submitted = time.monotonic()
         self.times: list[list[float]] = [[] for _ in requests]
         self.completions: dict[int, Completion] = {}
+        self.errors: list[CounterpointError] = []
         self.open = set(range(len(requests)))
         self._news: asyncio.Queue[tuple[int, Said]] = asyncio.Queue()
 
@@ -44,6 +45,8 @@ class Stream:
             self.times[index].append(at)
         if said.completion is not None:
             self.completions[index] = said.completion
+        if said.error is not None:
+            self.errors.append(said.error)
         if _is_last(said):
             self.open.discard(index)
         self._news.put_nowait((index, said))
@@ -102,7 +105,7 @@ class Worker:
     def rows_limit(self) -> int:
         return self.band.engine.max_rows
 
-    def submit(self, owner: str, requests: Sequence[Request]) -> Stream:
+    def submit(self, owner: Owner, requests: Sequence[Request]) -> Stream:
         """Queue the requests of one call.
 
         Raises CounterpointError for one that can never be decoded, and `Refused` with 429 where too many wait already.

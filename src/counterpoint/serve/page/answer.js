@@ -4,6 +4,8 @@ import { element, number, percent } from "./element.js";
 import { BASE, inOrder, inWords, key, ranked, variable } from "./colours.js";
 import { offerShares } from "./shares.js";
 
+const BLENDS = ["soup", "moe"];
+
 export class Answer {
   constructor(title) {
     this.text = "";
@@ -12,7 +14,8 @@ export class Answer {
     this._waiting = []; // tokens whose text has not come yet
     this._sum = {};
     this._rest = document.createTextNode("");
-    this._said = element("div", { class: "said", role: "group", "aria-label": "Answer by token; arrow keys go from one to the next" }, this._rest);
+    const help = "Answer by token; arrow keys go from one to the next";
+    this._said = element("div", { class: "said", role: "group", "aria-label": help }, this._rest);
     this._legend = element("ul", { class: "legend", "aria-label": "Whose tokens these are, on average" });
     this._facts = element("p", { class: "muted facts" });
     this.card = element("section", { class: "card answer", "aria-label": title, "aria-busy": "true" },
@@ -62,7 +65,14 @@ export class Answer {
     if (!this.text) this._rest.data = stopped ? "" : "(an empty answer)";
     const why = stopped ? "stopped by you" : this._finish === "length" ? "cut at the most tokens" : "ended by itself";
     const amount = this.tokens ? `${this.tokens} tokens in ${number(seconds, 1)} s, ` : "";
-    this._facts.textContent = `${amount}${why}; seed ${seed}. ${inForce(this._made)}`;
+    this._facts.textContent = `${amount}${why}; seed ${seed}. ${inForce(this._made)}${this._alike()}`;
+  }
+
+  // Where experts are blended before anything is said, colours tell of the blend and not of the token.
+  _alike() {
+    return BLENDS.includes(this._made?.method) && Object.keys(this._sum).length > 1
+      ? " This method blends experts before it speaks: every token has the same shares."
+      : "";
   }
 
   fail(message) {
@@ -73,7 +83,8 @@ export class Answer {
 }
 
 function span(token, shares) {
-  const made = element("span", { class: "token", tabIndex: -1, "data-shares": inWords(shares) }, token.replace("\n", "↵\n"));
+  const shown = token.replaceAll("\n", "↵\n");
+  const made = element("span", { class: "token", tabIndex: -1, "data-shares": inWords(shares) }, shown);
   made.style.backgroundImage = `linear-gradient(to right, ${stops(shares).join(", ")})`;
   const [lead, share] = shares[0] ?? [BASE, 0];
   const tint = lead === BASE ? 0 : 40 * Math.max(0, 2 * share - 1);

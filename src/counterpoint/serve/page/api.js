@@ -65,7 +65,8 @@ async function refused(response) {
   const told = await response.json().then(body => body.error?.message).catch(() => null);
   const wait = Number(response.headers.get("Retry-After"));
   const again = wait ? ` Try again in ${wait} second${wait === 1 ? "" : "s"}.` : "";
-  return new Failure(sentence(told || `The server answered ${response.status} ${response.statusText}`) + again, response.status);
+  const what = told || `The server answered ${response.status} ${response.statusText}`;
+  return new Failure(sentence(what) + again, response.status);
 }
 
 function sentence(text) {

@@ -3,17 +3,17 @@
 import { find } from "./element.js";
 import { ask, rememberKey } from "./api.js";
 import { askAll } from "./asking.js";
-import { loadBelief, showPair, watchChoices } from "./choices.js";
+import { loadBelief } from "./belief.js";
+import { showPair, watchChoices } from "./choices.js";
 import { nameExperts } from "./colours.js";
 import { buildControls } from "./controls.js";
-import { attempt, clear, tell } from "./notice.js";
+import { clear, tell } from "./notice.js";
 import { watchPerson } from "./person.js";
 import { buildPicture, place } from "./picture.js";
 import { offerCopies, showRequest } from "./request.js";
-import { hide } from "./shares.js";
+import { needPrompt, run, watchStop } from "./running.js";
+import { watchSentence } from "./sentence.js";
 import { watchTheme } from "./theme.js";
-
-let running = null;
 
 watchTheme(() => document.dispatchEvent(new Event("wanted")));
 watchKey();
@@ -21,22 +21,22 @@ await start();
 
 async function start() {
   try {
-    const band = await ask("GET", "/v1/band");
-    nameExperts(band.experts);
-    document.addEventListener("wanted", showRequest);
-    find("prompt").addEventListener("input", showRequest);
-    buildPicture(band);
-    buildControls(band);
-    watchPrompt();
-    watchTabs();
-    watchPerson();
-    watchChoices();
-    offerCopies();
-    find("about").textContent = `${band.experts.length} experts for ${band.dimensions.length} dimensions, one model for each person.`;
-    document.body.dataset.ready = "true";
+    build(await ask("GET", "/v1/band"));
   } catch (error) {
     tell(error);
   }
+}
+
+function build(band) {
+  nameExperts(band.experts);
+  document.addEventListener("wanted", showRequest);
+  buildPicture(band);
+  buildControls(band);
+  const parts = [watchPrompt, watchStop, watchTabs, watchPerson, watchChoices, watchSentence, offerCopies];
+  for (const watch of parts) watch();
+  const amount = `${band.experts.length} experts for ${band.dimensions.length} dimensions`;
+  find("about").textContent = `${amount}, one model for each person.`;
+  document.body.dataset.ready = "true";
 }
 
 function watchKey() {
@@ -50,51 +50,28 @@ function watchKey() {
 }
 
 function watchPrompt() {
+  find("prompt").addEventListener("input", showRequest);
   find("send").addEventListener("click", send);
-  find("stop").addEventListener("click", stop);
   find("prompt").addEventListener("keydown", event => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     send();
   });
-  document.addEventListener("keydown", event => {
-    if (event.key === "Escape") { hide(); stop(); }
-  });
 }
 
 async function send() {
-  if (running) return;
-  if (!find("prompt").value.trim()) {
-    find("status").textContent = "Write a prompt first.";
-    find("prompt").focus();
-    return;
-  }
-  running = new AbortController();
-  find("stop").disabled = false;
-  find("status").textContent = "Answering …";
-  await attempt(find("send"), () => find("ask").hidden ? showPair(running.signal) : answer(running.signal));
-  find("status").textContent = running.signal.aborted ? "Stopped." : "";
-  find("stop").disabled = true;
-  running = null;
-}
-
-async function answer(signal) {
-  await place(await askAll(signal));
-}
-
-function stop() {
-  running?.abort();
+  if (needPrompt() === null) return;
+  await run(find("send"), find("ask").hidden ? showPair : async signal => place(await askAll(signal)));
 }
 
 function watchTabs() {
   const tabs = [find("tab-ask"), find("tab-choose")];
-  for (const tab of tabs) {
+  for (const [at, tab] of tabs.entries()) {
     tab.addEventListener("click", () => open(tab, tabs));
     tab.addEventListener("keydown", event => {
       if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
-      const other = tabs[1 - tabs.indexOf(tab)];
-      open(other, tabs);
-      other.focus();
+      open(tabs[1 - at], tabs);
+      tabs[1 - at].focus();
     });
   }
 }

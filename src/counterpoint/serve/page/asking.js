@@ -14,11 +14,13 @@ export async function askAll(signal) {
   const asked = models();
   const prompt = messages();
   const seed = settings().seed ?? Math.floor(Math.random() * SEEDS);
-  const answers = asked.map((model, place) => new Answer(asked.length > 1 ? `${"AB"[place]}: ${methodOf(model)}` : methodOf(model)));
+  const titles = asked.map((model, place) => asked.length > 1 ? `${"AB"[place]}: ${methodOf(model)}` : methodOf(model));
+  const answers = titles.map(title => new Answer(title));
   find("answers").className = asked.length > 1 ? "pair" : "";
   find("answers").replaceChildren(...answers.map(answer => answer.card));
   const ended = await Promise.all(answers.map((answer, place) => run(answer, body(asked[place], seed), signal)));
-  return answers.map((answer, place) => ({ messages: prompt, text: answer.text, model: asked[place] })).filter((_, place) => ended[place]);
+  return answers.map(({ text }, place) => ({ messages: prompt, text, model: asked[place] }))
+    .filter((_, place) => ended[place]);
 }
 
 export const methodOf = model => model.split(":")[0];

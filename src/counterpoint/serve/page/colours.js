@@ -4,7 +4,7 @@ import { element, percent } from "./element.js";
 
 export const BASE = "base";
 
-const SERIES = 7; // colours that can be told apart, also by the colour-blind; an eighth expert has the first one's again
+const SERIES = 7; // colours to be told apart, also by the colour-blind; an eighth expert has the first one's again
 
 let experts = [];
 
@@ -34,4 +34,5 @@ export function ranked(credit) {
   return positive.map(([name, share]) => [name, share / total]).sort((one, other) => other[1] - one[1]);
 }
 
-export const inWords = shares => shares.filter(([, share]) => share >= 0.005).map(([name, share]) => `${name} ${percent(share)}`).join(", ");
+export const inWords = shares =>
+  shares.filter(([, share]) => share >= 0.005).map(([name, share]) => `${name} ${percent(share)}`).join(", ");

@@ -37,15 +37,18 @@ function group(dimensions) {
 
 function slider({ name, description }) {
   const id = `weight-${name}`;
-  const input = element("input", { id, type: "range", min: 0, max: 1, step: 0.01, value: 0, class: "weight", "data-name": name });
-  const bound = band.bounds[name];
-  const held = bound ? ` Held to ${bound[0]}${bound[1] === null ? " or more" : ` to ${bound[1]}`} by the operator.` : "";
-  const told = (description ?? "") + held;
-  const help = told ? element("p", { class: "muted", id: `${id}-help` }, told.trim()) : null;
+  const range = { type: "range", min: 0, max: 1, step: 0.01, value: 0 };
+  const input = element("input", { id, ...range, class: "weight", "data-name": name });
+  const told = [description, held(band.bounds[name])].filter(Boolean).join(" ");
+  const help = told ? element("p", { class: "muted", id: `${id}-help` }, told) : null;
   if (help) input.setAttribute("aria-describedby", help.id);
   return element("div", { class: "slider" },
     element("label", { htmlFor: id }, key(expertOf(name)), name),
     element("output", { htmlFor: id, id: `${id}-shown` }), input, help);
+}
+
+function held(bound) {
+  return bound && `Held to ${bound[0]} ${bound[1] === null ? "or more" : `to ${bound[1]}`} by the operator.`;
 }
 
 const expertOf = dimension => band.experts.find(expert => expert.dimension === dimension)?.name ?? dimension;
@@ -80,12 +83,14 @@ export function setProfile(profile, strength) {
 
 // A profile as the server writes it, "name=weight, ..., strength=number", as the arguments of `setProfile`.
 export function parsed(text) {
-  const { strength, ...weights } = Object.fromEntries(text.split(",").map(entry => entry.split("=")).map(([name, weight]) => [name.trim(), Number(weight)]));
+  const pairs = text.split(",").map(entry => entry.split("=")).map(([name, weight]) => [name.trim(), Number(weight)]);
+  const { strength, ...weights } = Object.fromEntries(pairs);
   return [weights, strength];
 }
 
 export function profile() {
-  return Object.fromEntries(weights().map(input => [input.dataset.name, Number(input.value)]).filter(([, weight]) => weight > 0));
+  const pairs = weights().map(input => [input.dataset.name, Number(input.value)]);
+  return Object.fromEntries(pairs.filter(([, weight]) => weight > 0));
 }
 
 export function settings() {
@@ -120,7 +125,8 @@ function watchControls() {
   find("method").addEventListener("change", suggestStrengths);
   find("second").addEventListener("change", suggestStrengths);
   find("compare").addEventListener("change", () => { find("second-part").hidden = !find("compare").checked; });
-  find("even").addEventListener("click", () => setProfile(Object.fromEntries(band.dimensions.map(({ name }) => [name, 0.5]))));
+  const even = Object.fromEntries(band.dimensions.map(({ name }) => [name, 0.5]));
+  find("even").addEventListener("click", () => setProfile(even));
   find("none").addEventListener("click", () => setProfile({}));
 }
 

@@ -4,8 +4,8 @@ import { find } from "./element.js";
 import { profile, settings } from "./controls.js";
 
 // METHOD:PROFILE, as any OpenAI client may name it; weights of 0 say nothing, so that none is the server's default.
-export function modelName(method, strength) {
-  const entries = Object.entries(profile()).map(([name, weight]) => `${name}=${weight}`);
+export function modelName(method, strength, weights = profile()) {
+  const entries = Object.entries(weights).map(([name, weight]) => `${name}=${weight}`);
   if (method === "base" || !entries.length) return method;
   if (strength !== 1) entries.push(`strength=${strength}`);
   return `${method}:${entries.join(",")}`;
