@@ -38,8 +38,6 @@ from benchmarks.timing import Row
 from counterpoint.artifacts import write_json
 
 MIB = 1 << 20
-RAMP = 0.1
-"""The part of a load's time that is not counted, since not everybody has begun."""
 TOKENS = 96
 """Of each answer against llama-server."""
 
@@ -60,8 +58,9 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Tokens per second from when everybody has begun to when the last began anew."""
-        begin, end = RAMP * self.took, max(answer.asked for answer in self.answers)
+        """Tokens per second from when all first answers have begun to when the last was asked for."""
+        begin = max(answer.times[0] for answer in self.answers if answer.asked < 1)
+        end = max(answer.asked for answer in self.answers)
         return sum(begin < t <= end for answer in self.answers for t in answer.times) / (end - begin)
 
     @property
@@ -115,14 +114,14 @@ def serving(band: Path, dtype: str = "float32") -> Iterator[Serving]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with TemporaryDirectory() as work:
+    with TemporaryDirectory() as work, open(band / "server.log", "w") as log:
         settings = {"MAX_ROWS": "256", "MEMORY_GIB": "6", "DTYPE": dtype, "DATABASE": f"sqlite:///{work}/people.db"}
         command = [sys.executable, "-m", "counterpoint.cli", "serve", str(band), "--port", str(port)]
         process = subprocess.Popen(
             command,
             env={**os.environ, **{f"COUNTERPOINT_{name}": value for name, value in settings.items()}},
             stdout=subprocess.DEVNULL,
-            stderr=(band / "server.log").open("w"),
+            stderr=log,
         )
         try:
             _wait_for(port, process)
@@ -133,14 +132,14 @@ def serving(band: Path, dtype: str = "float32") -> Iterator[Serving]:
 
 
 def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
+    for _ in range(1800):
         if process.poll() is not None:
             raise RuntimeError("the server ended; its log is server.log in the band")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise RuntimeError("the server did not get ready in a minute")
+    raise RuntimeError("the server did not get ready in three minutes")
 
 
 def soak(folder: Path, minutes: float) -> Iterator[Row]:
@@ -164,14 +163,19 @@ def soak(folder: Path, minutes: float) -> Iterator[Row]:
 
 
 def _memory(name: str, load: Load) -> Iterator[Row]:
-    """The slope of resident memory over the last four fifths (Theil and Sen), and what it adds to in that time."""
+    """The slope of resident memory over the last four fifths (Theil and Sen).
+
+    The last 10,000 answers are remembered, for feedback: until there are so many it grows by an answer's texts.
+    """
     later = [(at, size) for at, size in load.memory if at > load.took / 5]
     times, sizes = zip(*later, strict=True)
     slope, _, low, high = map(float, theilslopes(sizes, times))
     yield Row(f"{name}: server's memory, median", statistics.median(sizes), None, "MiB")
-    yield Row(f"{name}: growth of it, low end of 95 %", 60 * low, None, "MiB/min")
-    yield Row(f"{name}: growth of it, high end of 95 %", 60 * high, None, "MiB/min", "ours <= 1")
-    yield Row(f"{name}: growth of it: all of it", slope * (times[-1] - times[0]), statistics.median(sizes), "MiB")
+    yield Row(f"{name}: its growth, low end of 95 %", 60 * low, None, "MiB/min")
+    yield Row(f"{name}: its growth, high end of 95 %", 60 * high, None, "MiB/min")
+    answered = sum(answer.asked > load.took / 5 for answer in load.answers)
+    each = 1024 * slope * (times[-1] - times[0]) / answered
+    yield Row(f"{name}: its growth for each answer", each, None, "KiB", "ours <= 2")
 
 
 def _latencies(name: str, ours: Load, theirs: Load | None) -> Iterator[Row]:
@@ -183,15 +187,16 @@ def _latencies(name: str, ours: Load, theirs: Load | None) -> Iterator[Row]:
 
 def one_profile(folder: Path, minutes: float) -> Iterator[Row]:
     """64 clients with 64 profiles, against the same requests with one profile."""
+    seconds = min(60.0, 15 * minutes)
     for name, band, vocabulary in _bands(folder):
-        rates: dict[bool, list[float]] = {False: [], True: []}
+        unlike, alike = (Mix(64, vocabulary, alike).asks(40) for alike in (False, True))
         with serving(band) as server:
-            for round_ in range(4):
-                for alike in (False, True):
-                    load = server.load(Mix(64, vocabulary, alike).asks(40), 6 * minutes if round_ else 5)
-                    rates[alike] += [load.rate] if round_ else []
-        unlike, like = statistics.median(rates[False]), statistics.median(rates[True])
-        yield Row(f"64 clients, 64 profiles, {name}: one profile", unlike, like, "tok/s", "ratio >= 0.85")
+            ours, theirs = _in_turn(
+                partial(server.load, unlike, seconds), partial(server.load, alike, seconds), rounds=_rounds(minutes)
+            )
+        rates = [statistics.median(load.rate for load in loads) for loads in (ours, theirs)]
+        yield Row(f"64 clients, 64 profiles, {name}: one profile", rates[0], rates[1], "tok/s", "ratio >= 0.85")
+        yield from _latencies(f"64 clients, 64 profiles, {name}", _joined(ours), _joined(theirs))
 
 
 def one_at_a_time(folder: Path, minutes: float) -> Iterator[Row]:
@@ -200,7 +205,9 @@ def one_at_a_time(folder: Path, minutes: float) -> Iterator[Row]:
         together = Mix(16, vocabulary).asks(1)
         in_turn = [[ask for own in together for ask in own]]
         with serving(band) as server:
-            fast, slow = _in_turn(partial(server.load, together), partial(server.load, in_turn), rounds=3)
+            fast, slow = _in_turn(
+                partial(server.load, together), partial(server.load, in_turn), rounds=_rounds(minutes)
+            )
         yield Row(f"16 clients, {name}: one at a time", _whole_rate(fast), _whole_rate(slow), "tok/s", "ratio >= 4")
 
 
@@ -213,7 +220,9 @@ def llama(folder: Path, minutes: float) -> Iterator[Row]:
         with serving(large_band(folder), dtype) as ours, llama_server.serving(built, prepare(folder), dtype) as theirs:
             other = Serving(theirs.address, theirs.process)
             fast, slow = _in_turn(
-                partial(ours.load, eight(TOKENS)), partial(other.load, eight_for_llama_server(TOKENS)), rounds=3
+                partial(ours.load, eight(TOKENS)),
+                partial(other.load, eight_for_llama_server(TOKENS)),
+                rounds=_rounds(minutes) if dtype == "float32" else 1,
             )
         for load in (*fast, *slow):
             _check_complete(load)
@@ -234,6 +243,10 @@ def _bands(folder: Path) -> Iterator[tuple[str, Path, int]]:
     yield "1 M", small_band(folder), SMALL.vocab_size
 
 
+def _rounds(minutes: float) -> int:
+    return 3 if minutes >= 5 else 1
+
+
 def _in_turn(*loads: Callable[[], Load], rounds: int) -> list[list[Load]]:
     """What comes of each load in so many rounds, after one that is thrown away."""
     found = [[load() for load in loads] for _ in range(rounds + 1)][1:]
@@ -250,6 +263,7 @@ def _said(load: Load) -> int:
 
 
 def _joined(loads: Sequence[Load]) -> Load:
+    """The answers of several loads."""
     return Load([answer for load in loads for answer in load.answers], 0.0, 0.0, 0.0, [])
 
 

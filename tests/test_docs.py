@@ -24,7 +24,7 @@ NOT_RUN = re.compile(r"<!--\s*not run\b:?\s*(.*?)\s*-->")
 FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,})(?P<language>\S*).*$")
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|^\[[^\]]+\]:\s*(\S+)|(?:href|src|srcset)=\"([^\"\s]+)", re.MULTILINE)
 TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
-STAGES = "build|compose|data|decode|evaluate|models|profiles|rewards|train"
+STAGES = "build|compose|data|decode|evaluate|models|profiles|rewards|serve|train"
 SOURCE_NAME = re.compile(rf"`((?:src|recipes|{STAGES})/[\w/.]+)`")
 PLACES = (ROOT, ROOT / "src" / "counterpoint")
 

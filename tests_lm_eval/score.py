@@ -1,6 +1,6 @@
 """What lm-eval makes of its tasks with each of some models: `python score.py JOBS TASKS OUT`, in lm-eval's environment.
 
-JOBS is a list of {"name", "model", "args"}, as `lm-eval run --model MODEL --model_args ARGS` takes them; OUT holds, by
+JOBS is a list of {"name", "model", "args", "batch"}, as `lm-eval run` takes the last three as options; OUT holds, by
 name and task, the responses that lm-eval saw.
 """
 
@@ -22,7 +22,7 @@ def main(jobs: Path, tasks: Path, out: Path) -> None:
             tasks=[path.stem for path in sorted(tasks.glob("*.yaml"))],
             task_manager=manager,
             device="cpu",
-            batch_size=job.get("batch", 1),
+            batch_size=job["batch"],
             log_samples=True,
             bootstrap_iters=0,
         )

@@ -1,15 +1,15 @@
 """What was measured, as claims with intervals by person or by sentence."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from experiments.elicit.people import SEEDS
-from experiments.elicit.read import Count, precision_recall
+from experiments.elicit.read import Count
 from experiments.elicit.simulate import FULL
+from scipy.stats import binomtest
 
-from counterpoint.evaluate.bootstrap import Interval, paired_difference, statistic_interval
+from counterpoint.evaluate.bootstrap import Interval, paired_difference
 from counterpoint.evaluate.claims import Claim, make_claim
 
 GOAL = 0.15
@@ -95,14 +95,14 @@ def embedded_claims(
 
 
 def sentence_intervals(counts: Sequence[Count]) -> tuple[Interval, Interval]:
-    """Precision and recall with intervals by sentence."""
-    sides = [partial(_side, counts, side) for side in (0, 1)]
-    precision, recall = (statistic_interval(side, len(counts), seed=0) for side in sides)
-    return precision, recall
+    """Precision and recall over dimensions, with Wilson's intervals (1927): resampling would give a share of 1 none."""
+    right, wrong, missed = (sum(getattr(c, name) for c in counts) for name in ("right", "wrong", "missed"))
+    return share(right, right + wrong), share(right, right + missed)
 
 
-def _side(counts: Sequence[Count], side: int, share_N: np.ndarray) -> float:
-    return precision_recall(counts, share_N)[side]
+def share(k: int, n: int) -> Interval:
+    found = binomtest(k, n).proportion_ci(method="wilson")
+    return Interval(k / n, float(found.low), float(found.high))
 
 
 def sentence_claims(counts: Sequence[Count], command: str, seconds: float) -> list[Claim]:

@@ -80,9 +80,3 @@ def f1(counts: Sequence[Count]) -> float:
     """`2 right / (2 right + wrong + missed)`, over all sentences."""
     right, wrong, missed = (sum(getattr(c, name) for c in counts) for name in ("right", "wrong", "missed"))
     return float(2 * right / (2 * right + wrong + missed))
-
-
-def precision_recall(counts: Sequence[Count], share_N: np.ndarray) -> tuple[float, float]:
-    """Over sentences weighed by `share_N`: of what was heard, and of what was asked for, how much is right."""
-    right, wrong, missed = (share_N @ [getattr(c, name) for c in counts] for name in ("right", "wrong", "missed"))
-    return float(right / max(right + wrong, 1e-12)), float(right / max(right + missed, 1e-12))

@@ -14,7 +14,9 @@ HEAD = """# Learning a profile
 Four dimensions, 200 profiles whose rewards are independent standard normals, 25 choices between two of them by the
 logistic of their difference in utility. A person's weights point anywhere and have length 2 (their decisiveness), as
 the learner's prior N(0, I) expects. Regret is in standard deviations of utility among the profiles, that is at weights
-of length 1; in logits of the person's own choices it is twice that. `information` shows the most informative pair among
+of length 1; in logits of the person's own choices it is twice that at length 2. The goal of 0.15 names no unit, and
+whether it is met with labels turned over depends on which is taken. How pairs are picked and how the posterior is
+approximated were chosen in trials on other simulated people. `information` shows the most informative pair among
 the winners of 32 Thompson draws, `thompson` the winners of two, `greedy` the two best by the mean.
 
 ![Regret by choices, and calibration](regret.svg)
@@ -63,7 +65,8 @@ def _embedded(embedded: Mapping[str, Any]) -> str:
         "People (weights of length 2 on one pole of each axis) choose between two answers to one question by the true "
         "rules; the learner sees the reward models' scores. Regret is in true utility, in standard deviations of an "
         "answer, on held-out questions, against the best of the 98. `weights`: the profile nearest to the learned "
-        "weights. `best`: the profile whose place the belief likes best.\n\n"
+        "weights. `best`: the profile whose place the belief likes best. That `weights` is the rule, and the margin of "
+        "0.25 that a claim allows it, were set after a trial with 36 people of the same bands.\n\n"
     )
     finals = ("weights", "best", "true weights", "best for true weights", "any")
     rows = [[way, *(said(found[final]) for final in finals)] for way, found in embedded.items()]
@@ -75,8 +78,11 @@ def _sentences(found: Mapping[str, Any]) -> str:
             for half in ("tune", "held out")]  # fmt: skip
     alone = found["nothing asked, held out"]
     text = (
-        "## Sentences\n\nHand-written, labelled before any was read; dimensions of the embedded world and of an "
-        "assistant. A dimension counts as heard at a confidence of 1/2.\n\n"
+        "## Sentences\n\nHand-written, and labelled when they were written; dimensions of the embedded world and of an "
+        "assistant. A dimension counts as heard at a confidence of 1/2. The way of comparing (about 20 were tried) and "
+        "the threshold were chosen on the first half. The held-out half is not untouched: reading its mistakes once "
+        "showed that clauses were split at 'so', as in 'don't be so friendly', which was mended. Before that its "
+        "precision was 0.957 and its recall 0.688, and that is the clean figure.\n\n"
     )
     end = f"Of {alone['n']} held-out sentences that ask for nothing, {alone['left alone']} were left alone.\n\n"
     wrong = "".join(

@@ -11,7 +11,7 @@ from counterpoint.decode.band import Band
 from counterpoint.decode.engine import Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
-from counterpoint.types import CounterpointError, Prompt
+from counterpoint.types import Completion, CounterpointError, Prompt
 
 LONG = "Tell me of the owl and the bee, and of the colour of the sky, and who you would ask about it if you could."
 PROMPTS: tuple[Prompt, ...] = ("Hi", LONG, "Tell me.", LONG * 2)
@@ -43,7 +43,8 @@ def test_what_is_held_is_within_the_budget_and_answers_are_the_same(band: Band, 
     memory = free // 4
     band.bound(64, memory, chunk)
     tickets = [band.engine.submit(request) for request in requests(band)]
-    done, most = {}, 0
+    done: dict[int, Completion] = {}
+    most = 0
     while not band.engine.idle:
         done |= {said.ticket: said.completion for said in band.engine.advance() if said.completion}
         most = max(most, held(band))

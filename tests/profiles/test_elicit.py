@@ -77,9 +77,7 @@ def test_uncertainty_shrinks_with_choices() -> None:
 
 def test_no_choices_leave_the_prior() -> None:
     before = unsure(FOUR, np.array([1.0, 0.0, 0.0, 0.0]), sd=0.5)
-    after = believe(np.zeros((0, 4)), before)
-    assert after.mean_D == pytest.approx(before.mean_D, abs=0.05)
-    assert np.diag(after.covariance_DD) == pytest.approx(0.25, rel=0.2)
+    assert believe(np.zeros((0, 4)), before) is before
 
 
 def test_a_tie_says_that_the_difference_is_small() -> None:

@@ -15,6 +15,7 @@ from counterpoint.serve.answers import Answer, Answers
 from counterpoint.serve.errors import Refused
 from counterpoint.serve.learning import ENOUGH
 from counterpoint.serve.scorers import Scorers
+from counterpoint.serve.wanted import header
 from counterpoint.train.k_head import KHeadConfig, train_k_head
 from counterpoint.types import Comparison, Message, Profile
 
@@ -73,6 +74,10 @@ def test_a_pair_is_by_two_profiles_and_its_choice_moves_the_belief(server: "Serv
     assert kept["texts"] is None
     chosen, rejected = kept["features"]["chosen"], kept["features"]["rejected"]
     assert chosen != rejected
+    made = {
+        part: server.state.answers.find("local", pair["pair"] + end).weights for part, end in (("a", ""), ("b", "#1"))
+    }
+    assert reply["revealed"] == {part: header(weights) for part, weights in made.items()}
     assert sum(value**2 for value in chosen.values()) == pytest.approx(1)
     gain = {name: chosen[name] - rejected[name] for name in NAMES}
     weight = {name: one["weight"] for name, one in reply["belief"]["dimensions"].items()}
@@ -116,7 +121,8 @@ def test_said_again_with_its_id_it_changes_nothing_even_once_the_answers_are_for
     first = post(server, "/v1/feedback", 201, user="twice", id="one", pair=pair["pair"], choice="tie")
     assert post(server, "/v1/feedback", 201, user="twice", id="one", pair=pair["pair"], choice="tie") == first
     server.state.answers = Answers()
-    assert post(server, "/v1/feedback", 201, user="twice", id="one", pair=pair["pair"], choice="tie") == first
+    again = post(server, "/v1/feedback", 201, user="twice", id="one", pair=pair["pair"], choice="tie")
+    assert again == first | {"revealed": None}
     error = post(server, "/v1/feedback", 404, user="twice", id="two", pair=pair["pair"], choice="tie")["error"]
     assert error["code"] == "answer_not_found"
     assert len(stored(server, "twice")) == 1

@@ -5,17 +5,27 @@ import json
 import shutil
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
+import httpx2
 import pytest
+import uvicorn
 from sqlalchemy import event, text
 
+from counterpoint.decode.band import Band
 from counterpoint.models.band_file import add_endpoint, parse_endpoint
+from counterpoint.serve.app import create_app
+from counterpoint.serve.database import open_database
+from counterpoint.serve.settings import Settings
+from counterpoint.serve.start import address_of, bind
+from counterpoint.serve.store import Store
 from counterpoint.types import Expert
 
 CHAT = "/v1/chat/completions"
@@ -25,7 +35,7 @@ ASKED: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hello"}],
     "max_tokens": 2,
 }
-LONG = ASKED | {"n": 16, "max_tokens": 200, "stream": True, "seed": 1}
+LONG = ASKED | {"n": 16, "max_tokens": 100, "stream": True, "seed": 1}
 PATIENCE_S = 60.0
 
 Serve = Callable[..., AbstractContextManager[Any]]
@@ -75,7 +85,7 @@ def test_a_client_that_vanishes_frees_its_rows(serve: Serve) -> None:
         wait_until(lambda: worker.live_rows == worker.waiting == 0)
         assert worker.cancelled > 0
         served_as_ever(server)
-        assert worker.tokens_said < 16 * 200
+        assert worker.tokens_said < 16 * 100
         assert "counterpoint_gone_total 1.0" in server.http.get("/metrics").text
 
 
@@ -88,13 +98,37 @@ def test_a_client_that_vanishes_before_its_answer_frees_its_rows(serve: Serve) -
         assert worker.cancelled > 0
 
 
-def test_who_reads_slowly_holds_up_nobody_and_gets_all(serve: Serve) -> None:
-    with serve() as server, line_to(server, LONG, buffer=2048) as slow:
+@contextmanager
+def with_small_buffers(band: Band, path: Path) -> Iterator[tuple[Any, Any]]:
+    """A server whose system holds next to nothing of what a client has not read, as (address and client, figures)."""
+    with closing(open_database(str(path))) as database, bind("127.0.0.1", 0) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        app = create_app(band, Store(database), Settings())
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            with httpx2.Client(base_url=address_of(taken), timeout=PATIENCE_S) as http:
+                yield SimpleNamespace(http=http), app.state.operations
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_who_reads_slowly_holds_up_nobody_and_gets_all(band: Band, tmp_path: Path) -> None:
+    wordy = LONG | {"logprobs": True, "top_logprobs": 20}
+    with (
+        with_small_buffers(band, tmp_path / "people.db") as (server, beside),
+        line_to(server, wordy, buffer=2048) as slow,
+    ):
         assert slow.recv(10)
         for _ in range(5):
             served_as_ever(server)
-        wait_until(lambda: server.state.worker.live_rows == 0)
+        wait_until(lambda: beside.worker.live_rows == 0)
+        assert beside.drain.under_way == 1, "all is said, and waits for its reader"
         read = b"".join(iter(lambda: slow.recv(65536), b""))
+    assert len(read) > 1_000_000
     assert b"data: [DONE]" in read
     assert read.count(b'"finish_reason":"length"') + read.count(b'"finish_reason":"stop"') == 16
 

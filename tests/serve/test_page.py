@@ -196,6 +196,12 @@ def test_the_controls_start_as_the_band_was_vetted(page: Page) -> None:
     assert "Held to 0 to 0.5 by the operator" in page.inner_text("#weight-exact-help")
 
 
+def test_the_server_s_default_profile_is_on_the_sliders(open_page: Callable[..., Page], serve: Serve) -> None:
+    with serve(profile="warm=0.75, strength=1.25", method="moe") as server:
+        page = ready(open_page(server.url))
+        assert page.inner_text("#model") == "moe:warm=0.75,strength=1.25"
+
+
 def test_methods_that_the_band_lacks_cannot_be_chosen_and_say_why(page: Page) -> None:
     assert page.locator("#method option[value=mope]").is_disabled()
     page.click("#unavailable summary")
@@ -257,10 +263,10 @@ def test_tokens_have_the_colours_and_words_of_their_experts(page: Page) -> None:
     assert "exact" not in legend
     token = page.locator(".token").first
     assert "gradient" in style(page, ".token >> nth=0", "backgroundImage")
+    shares = str(token.get_attribute("data-shares"))
+    assert re.fullmatch(r"(terse|warm) \d+ %(, (terse|warm) \d+ %)?", shares)
     token.hover()
-    shares = page.inner_text("#shares")
-    assert shares.count("%") in (1, 2)
-    assert page.locator(".token").first.get_attribute("data-shares") in shares
+    assert shares in page.inner_text("#shares")
 
 
 def test_stopping_keeps_what_was_said_and_frees_the_server(page: Page, place: Any) -> None:
@@ -335,10 +341,14 @@ def test_an_answer_that_breaks_off_is_told_and_kept(page: Page) -> None:
     begun = 'data: {"choices": [{"index": 0, "delta": {"content": "As I was"}}]}\n\n'
     failed = 'data: {"error": {"message": "the model is gone", "type": "server_error"}}\n\n'
     for body, told in ((begun, "The answer was cut off"), (begun + failed, "the model is gone")):
-        page.route("**/v1/chat/completions", lambda route, body=body: route.fulfill(body=body))
+        page.route("**/v1/chat/completions", replying(body))
         send(page, "hello")
         assert told in page.wait_for_selector(".wrong").inner_text()
         assert page.inner_text(".said") == "As I was"
+
+
+def replying(body: str) -> Callable[[Any], None]:
+    return lambda route: route.fulfill(body=body)
 
 
 def test_a_key_is_asked_for_and_used(open_page: Callable[..., Page], serve: Serve, errors: list[str]) -> None:
@@ -351,6 +361,9 @@ def test_a_key_is_asked_for_and_used(open_page: Callable[..., Page], serve: Serv
         page.keyboard.press("Enter")
         ready(page)
         assert page.is_hidden("#key-card")
+        page.click("text=curl >> nth=0")
+        assert "Authorization: Bearer YOUR KEY" in page.inner_text("#curl")
+        assert secret not in page.content()
         send(page, "hello")
         assert ended(page)[0]
 

@@ -33,7 +33,7 @@ def test_a_band_tells_what_it_has(folder: Path, serve: Callable[..., AbstractCon
     assert [m["name"] for m in told["methods"]] == list(METHODS)
     assert told["experts"][1] == {"name": "warm", "dimension": "warm", "scores": {"warm": 1.5}}
     assert told["points"] == []
-    assert told["default"] == {"model": "moe", "profile": "warm=1, terse=0.5", "weights": {"warm": 1.0, "terse": 0.5}}
+    assert told["default"] == {"model": "moe", "profile": "warm=1, terse=0.5"}
     assert told["bounds"] == {"exact": [0.0, 0.5]}
     assert told["most_tokens"] == 99
 

@@ -227,7 +227,7 @@ def test_a_large_request_is_not_passed_over_for_ever() -> None:
 
 
 def test_a_key_gets_no_more_by_naming_more_users() -> None:
-    """Key A's three users and key B's one, in a room for six rows: three rows for each key, of A's one for each user."""
+    """Key A's three users and key B's one, in a room for six rows: three for each key, of A's one for each user."""
     waiting: FairQueue[str] = FairQueue()
     for user in "xyz":
         waiting.add(("A", user), [f"A{user}"] * 6)

@@ -44,6 +44,9 @@ def serve(
     max_rows: Annotated[int | None, typer.Option(help="Rows of one forward; 64 unless given.")] = None,
     memory_gib: Annotated[float | None, typer.Option(help="For keys and values; 2 unless given.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; 1024 unless given.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="Of each API key; no limit unless given.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(help="Of each API key; no limit unless given.")] = None,
+    keep_texts: Annotated[bool | None, typer.Option(help="Keep prompts and answers with feedback.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; every core unless given.")] = None,
     device: Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -111,12 +114,13 @@ def make_server(app: "FastAPI", settings: "Settings", announce: Callable[[], Non
     return Server(config, beside.drain, settings.drain_s, announce, beside.reload_if_possible, beside.worker.stop)
 
 
-def offered(app: "FastAPI") -> dict[str, list[str]]:
-    """Dimensions, and the methods that can serve them, which reads the band's controllers and gates."""
+def offered(app: "FastAPI") -> dict[str, Any]:
+    """The base, the dimensions, and the methods that can serve them, which reads the band's controllers and gates."""
     from counterpoint.serve.playground import methods
 
     band = app.state.counterpoint.band
-    return {"dimensions": list(band.dimensions), "methods": [card.name for card in methods(band) if card.available]}
+    served = [card.name for card in methods(band) if card.available]
+    return {"base": band.file.base, "dimensions": list(band.dimensions), "methods": served}
 
 
 def as_lines(told: dict[str, Any]) -> str:
@@ -124,7 +128,8 @@ def as_lines(told: dict[str, Any]) -> str:
     if told["dimensions"]:
         body["profile"] = told["dimensions"][0]
     return (
-        f"{told['band']} at {told['url']}: {', '.join(told['dimensions'])}; by {', '.join(told['methods'])}\n"
+        f"{told['band']} (on {told['base']}) at {told['url']}: {', '.join(told['dimensions'])}; by "
+        f"{', '.join(told['methods'])}\n"
         f"try: curl {told['url']}/v1/chat/completions --json '{json.dumps(body)}'"
     )
 

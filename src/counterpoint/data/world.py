@@ -20,21 +20,21 @@ from counterpoint.types import CounterpointError, Dimension
 
 Level = Literal["plain", "neutral", "technical"]
 
-DIMENSIONS: tuple[Dimension, ...] = tuple(
-    Dimension(name, description, tables.REQUESTS[name][0])
-    for name, description in (
-        ("elementary", "Says it in everyday words that a child can follow."),
-        ("knowledgeable", "Says it in the technical words of an expert."),
-        ("concise", "Says it in as few words as it can."),
-        ("informative", "Adds true details that were not asked for."),
-        ("friendly", "Is warm to the person who asks."),
-        ("unfriendly", "Is cold to the person who asks."),
-    )
-)
 AXES: tuple[tuple[str, str], ...] = (
     ("elementary", "knowledgeable"),
     ("concise", "informative"),
     ("friendly", "unfriendly"),
+)
+DIMENSIONS: tuple[Dimension, ...] = tuple(
+    Dimension(name, description, tables.REQUESTS[name][0], axis)
+    for axis, name, description in (
+        ("expertise", "elementary", "Says it in everyday words that a child can follow."),
+        ("expertise", "knowledgeable", "Says it in the technical words of an expert."),
+        ("informativeness", "concise", "Says it in as few words as it can."),
+        ("informativeness", "informative", "Adds true details that were not asked for."),
+        ("style", "friendly", "Is warm to the person who asks."),
+        ("style", "unfriendly", "Is cold to the person who asks."),
+    )
 )
 MAX_DEGREE: dict[str, int] = {
     "elementary": 2,

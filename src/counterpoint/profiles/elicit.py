@@ -115,6 +115,8 @@ def believe(
     for values that are not finite.
     """
     evidence = _evidence(differences_ND, before, shares_N, counts_N)
+    if not len(evidence.d_ND):
+        return before
     mode_D, covariance_DD = laplace(evidence)
     points_SD, log_q_S = _points(evidence, mode_D, WIDER**2 * covariance_DD)
     log_S = evidence.log_posterior(points_SD) - log_q_S

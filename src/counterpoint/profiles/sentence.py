@@ -64,7 +64,8 @@ def read_sentence(text: str, dimensions: Sequence[Dimension], embed: Embed, thre
     where d's texts are its name, its description and its request, and m is the mean of all dimensions' texts, which
     takes away what they share ("please", "says it"). A clause is about the dimension that it is most like. A negated
     one ("not too formal") is read without its negation and turned to the other pole of that dimension's axis. A
-    dimension's weight is its confidence, where that is at least 1/2. Raises CounterpointError for no text and for fewer than two dimensions.
+    dimension's weight is its confidence, where that is at least 1/2. Raises CounterpointError for no text and for fewer
+    than two dimensions.
     """
     clauses = split(text)
     if not clauses or len(dimensions) < 2:

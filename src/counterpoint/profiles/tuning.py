@@ -145,7 +145,7 @@ class Tuning:
         return np.asarray(np.sqrt(2) * self._directions().std(axis=0))
 
     def _places(self) -> np.ndarray:
-        return self._directions() / self._scale()
+        return np.asarray(self._directions() / self._scale())
 
 
 def tuning_of(

@@ -32,12 +32,13 @@ class KnownKeys:
     """The keys of a database, remembered for a moment, and for as long as the database is away.
 
     While one request asks anew, others are answered from what was known: a database that hangs holds up one of them.
+    Raises `StoreDown` where it is away at the start, when nothing is known yet.
     """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._found: dict[str, tuple[Key, float]] = {}
-        self._any: tuple[bool, float] | None = None
+        self._any = keys.any(), time.monotonic()
 
     async def find(self, secret: str) -> Key | None:
         """The key of a secret. Raises `StoreDown` for one that was not seen before the database went away."""
@@ -60,8 +61,8 @@ class KnownKeys:
 
     async def any(self) -> bool:
         """Whether there is a key, or was one: a server that has asked for keys goes on until it ends."""
-        known, at = self._any or (False, 0.0)
-        if self._any and (known or fresh(at)):
+        known, at = self._any
+        if known or fresh(at):
             return known
         self._any = known, time.monotonic()
         with suppress(StoreDown):

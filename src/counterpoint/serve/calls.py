@@ -30,6 +30,7 @@ class Answering:
     growing: Growing
     said: list[Said] = field(default_factory=list)
     completion: Completion | None = None
+    _told: int = 0
 
     def hear(self, said: Said) -> str:
         """What can be told of its text after some news."""
@@ -38,6 +39,11 @@ class Answering:
             return "" if said.token is None else self.growing.add(said.token)
         self.completion = said.completion
         return self.growing.end(said.completion.text, said.token)
+
+    def fresh(self) -> list[tuple[int, Said]]:
+        """The news since this was last asked, and their places among all."""
+        told, self._told = self._told, len(self.said)
+        return list(enumerate(self.said))[told:]
 
     @property
     def whole(self) -> Completion:

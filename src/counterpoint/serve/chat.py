@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from counterpoint.decode.engine import Request as Asking
-from counterpoint.decode.engine import Said
 from counterpoint.serve.answers import Answer, answer_id
 from counterpoint.serve.app_state import State, owner_of, state_of
 from counterpoint.serve.asking import answers_to, chat_prompt, request_for
@@ -105,7 +104,7 @@ async def choice(call: Chat, index: int, answering: Answering) -> dict[str, Any]
     call.remember(index, answering)
     completion = answering.whole
     message = {"role": "assistant", "content": completion.text, "refusal": None}
-    found = {"index": index, "message": message, "logprobs": logprobs(call, answering.said)}
+    found = {"index": index, "message": message, "logprobs": logprobs(call, answering)}
     found["finish_reason"] = completion.finish
     if call.body.trace:
         found["trace"] = await credited(call.state.worker, call.requests[index], answering)
@@ -114,9 +113,8 @@ async def choice(call: Chat, index: int, answering: Answering) -> dict[str, Any]
 
 async def chunks(call: Chat) -> AsyncIterator[dict[str, Any]]:
     """The reply as it grows: a chunk for each piece of an answer's text, with the news of the tokens that it took."""
-    answers, heard = call.begin(), [0] * len(call.requests)
-    head = {**call.head, "object": "chat.completion.chunk"}
-    if call.body.stream_options and call.body.stream_options.include_usage:
+    answers, head = call.begin(), {**call.head, "object": "chat.completion.chunk"}
+    if call.body.tells_usage:
         head["usage"] = None
     told_later = await begun(news(call.state.worker, call.stream))
     role = [delta(index, {"role": "assistant", "content": ""}) for index in range(len(answers))]
@@ -124,28 +122,32 @@ async def chunks(call: Chat) -> AsyncIterator[dict[str, Any]]:
     async for index, said in told_later:
         answering = answers[index]
         begin, text = answering.growing.told, answering.hear(said)
-        if not text and not answering.completion:
-            continue
-        found = delta(index, {"content": text} if text else {}, logprobs(call, answering.said[heard[index] :]))
-        heard[index] = len(answering.said)
-        if answering.completion:
-            found["finish_reason"] = answering.completion.finish
-            call.remember(index, answering)
-        if call.body.trace:
-            found["trace"] = await credited(call.state.worker, call.requests[index], answering, begin)
-        yield {**head, "choices": [found]}
-    if "usage" in head:
+        if text or answering.completion:
+            yield {**head, "choices": [await piece(call, index, answering, begin, text)]}
+    if call.body.tells_usage:
         yield {**head, "choices": [], "usage": call.usage(answers)}
+
+
+async def piece(call: Chat, index: int, answering: Answering, begin: int, text: str) -> dict[str, Any]:
+    """A choice of a chunk, whose text begins so many characters into the answer."""
+    found = delta(index, {"content": text} if text else {}, logprobs(call, answering))
+    if answering.completion:
+        found["finish_reason"] = answering.completion.finish
+        call.remember(index, answering)
+    if call.body.trace:
+        found["trace"] = await credited(call.state.worker, call.requests[index], answering, begin)
+    return found
 
 
 def delta(index: int, new: Mapping[str, Any], found: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {"index": index, "delta": new, "logprobs": found, "finish_reason": None}
 
 
-def logprobs(call: Chat, news: Sequence[Said]) -> dict[str, Any] | None:
-    """Of the tokens of an answer; the end-of-text token is none of them."""
+def logprobs(call: Chat, answering: Answering) -> dict[str, Any] | None:
+    """Of an answer's tokens that were not told yet; the end-of-text token is none of them."""
     if call.body.top is None:
         return None
+    said = [one for _, one in answering.fresh()]
     names = call.state.names
-    content = [chat_logprob(names, s.token, s.logprobs) for s in news if s.token is not None and s.logprobs]
+    content = [chat_logprob(names, s.token, s.logprobs) for s in said if s.token is not None and s.logprobs]
     return {"content": content, "refusal": None}

@@ -56,8 +56,8 @@ class Call:
 
     def begin(self) -> list[Answering]:
         """An answer for each choice; complete where nothing is to be said."""
-        stops = self.body.sampling(1).stop
-        answers = [Answering(Growing(self.decode, stops)) for _ in range(len(self.prompts) * self.body.n)]
+        choices = len(self.prompts) * self.body.n
+        answers = [Answering(Growing(self.decode, self.body.stops)) for _ in range(choices)]
         if not self.stream.requests:
             for answering in answers:
                 answering.completion = Completion("", (), "length")
@@ -171,20 +171,20 @@ async def whole(call: Call) -> dict[str, Any]:
     for index, answering in enumerate(answers):
         call.remember(index, answering)
         text = call.echoed(index) + answering.whole.text
-        found = logprobs(call, index, answering, 0, call.body.echo)
+        found = logprobs(call, index, answering, call.body.echo)
         choices.append(piece(index, text, found, answering.whole.finish))
     return {**call.head, "choices": choices, "usage": call.usage(answers), "counterpoint": call.effective}
 
 
 async def chunks(call: Call) -> AsyncIterator[dict[str, Any]]:
     """The reply as it grows: first what is echoed, then a chunk for each piece of text, with the tokens it took."""
-    answers, heard, head = call.begin(), [0] * len(call.stream.requests), dict(call.head)
-    if call.body.stream_options and call.body.stream_options.include_usage:
+    answers, head = call.begin(), dict(call.head)
+    if call.body.tells_usage:
         head["usage"] = None
     told_later = await begun(news(call.state.worker, call.stream))
     finish = None if call.stream.requests else "length"
     echoed = [
-        piece(index, call.echoed(index), logprobs(call, index, one, 0, True) if call.body.echo else None, finish)
+        piece(index, call.echoed(index), logprobs(call, index, one, True) if call.body.echo else None, finish)
         for index, one in enumerate(answers)
     ]
     yield {**head, "choices": echoed, "counterpoint": call.effective}
@@ -193,13 +193,12 @@ async def chunks(call: Call) -> AsyncIterator[dict[str, Any]]:
         text = answering.hear(call.going_on(said))
         if not text and not answering.completion:
             continue
-        found = logprobs(call, index, answering, heard[index], False)
-        heard[index] = len(answering.said)
+        found = logprobs(call, index, answering, False)
         if answering.completion:
             call.remember(index, answering)
         finish = answering.completion.finish if answering.completion else None
         yield {**head, "choices": [piece(index, text, found, finish)]}
-    if "usage" in head:
+    if call.body.tells_usage:
         yield {**head, "choices": [], "usage": call.usage(answers)}
 
 
@@ -207,20 +206,18 @@ def piece(index: int, text: str, found: Mapping[str, Any] | None, finish: str | 
     return {"index": index, "text": text, "logprobs": found, "finish_reason": finish}
 
 
-def logprobs(call: Call, choice: int, answering: Answering, heard: int, echo: bool) -> dict[str, Any] | None:
-    """Of the tokens of an answer from the place `heard` on, behind those of the prompt if they are echoed.
+def logprobs(call: Call, choice: int, answering: Answering, echo: bool) -> dict[str, Any] | None:
+    """Of an answer's tokens that were not told yet, behind those of the prompt if they are echoed.
 
     The end-of-text token is one of them, so that a caller that drops the last token drops one that was drawn.
     """
     if call.body.logprobs is None:
         return None
-    prompt, state = call.prompt(choice), call.state
-    before, end = len(call.echoed(choice)), int(state.band.tokenizer.eos_token_id)
+    prompt, state, said = call.prompt(choice), call.state, answering.fresh()
     starts = [*answering.growing.starts, len(answering.growing.text)]
-    said = list(enumerate(answering.said))[heard:]
-    ids = [end if one.token is None else one.token for _, one in said]
+    ids = [min(state.band.engine.end_tokens) if one.token is None else one.token for _, one in said]
     found: list[TopLogprobs | None] = [one.logprobs for _, one in said]
-    offsets = [before + starts[place] for place, _ in said]
+    offsets = [len(call.echoed(choice)) + starts[place] for place, _ in said]
     if echo:
         ids, found = [*prompt.ids, *ids], [*prompt.scores, *found]
         offsets = [*starts_in(prompt, state), *offsets]

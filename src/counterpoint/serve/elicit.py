@@ -25,7 +25,7 @@ from counterpoint.serve.seen import seen_of
 from counterpoint.serve.store import Feedback, Kind, Version, check_user, new_id
 from counterpoint.serve.streams import Growing
 from counterpoint.serve.unserved import mistake, only_served, whole_characters
-from counterpoint.serve.wanted import Asked, plan_of, told
+from counterpoint.serve.wanted import Asked, header, plan_of, told
 from counterpoint.serve.wire import ChatMessage, Length
 from counterpoint.serve.worker import Stream
 from counterpoint.types import Profile, Prompt
@@ -104,6 +104,7 @@ class FeedbackReply(BaseModel):
     user: str
     choices: int
     belief: BeliefReply
+    revealed: dict[str, str] | None = Field(None, description="Of a pair: the coefficients that made `a` and `b`.")
 
 
 class PairBody(Asking):
@@ -172,7 +173,13 @@ def feedback(request: Request, body: FeedbackBody) -> FeedbackReply:
     if user is None:
         raise Refused(f"user {body.user!r} was deleted meanwhile", 404, "user_not_found", "user")
     verdict = state.learner.learn(owner, user, state.default[1])
-    return FeedbackReply(id=name, user=user.name, choices=user.choices, belief=belief_reply(state, verdict))
+    return FeedbackReply(
+        id=name,
+        user=user.name,
+        choices=user.choices,
+        belief=belief_reply(state, verdict),
+        revealed=revealed(state, owner, body),
+    )
 
 
 @router.get("/v1/users/{user}/belief", summary="What is believed of a person")
@@ -286,6 +293,15 @@ def answers_of(state: State, owner: str, body: FeedbackBody) -> tuple[Kind, dict
         "chosen": state.answers.find(owner, body.chosen or ""),
         "rejected": state.answers.find(owner, body.rejected or ""),
     }
+
+
+def revealed(state: State, owner: str, body: FeedbackBody) -> dict[str, str] | None:
+    """What the answers of a pair were made with, which may be told once the choice is made; None for other feedback."""
+    try:
+        names = {part: answer_id(body.pair or "", index) for index, part in enumerate("ab")}
+        return {part: header(state.answers.find(owner, name).weights) for part, name in names.items()}
+    except Refused:
+        return None
 
 
 def as_json(prompt: Prompt) -> Any:

@@ -116,7 +116,8 @@ def invalid(errors: Sequence[Mapping[str, Any]]) -> Refused:
     where, said = ".".join(_names(first["loc"])), first.get("ctx", {})
     if "field" in said:
         code = first["type"] if first["type"] in (UNSUPPORTED, UNKNOWN) else None
-        return Refused(first["msg"], code=code, param=".".join(filter(None, (where, said["field"]))))
+        whole = where if where.endswith(said["field"]) else f"{where}.{said['field']}".lstrip(".")
+        return Refused(first["msg"], code=code, param=whole)
     if first["type"] == "json_invalid":
         return Refused(f"the body is not JSON: {said.get('error', first['msg'])}", code="invalid_json")
     expected = " or ".join(dict.fromkeys(e["msg"] for e in of_field if _names(e["loc"]) == _names(first["loc"])))

@@ -1,7 +1,7 @@
 """Who is next: of all who wait, one whose owner has the fewest rows under way.
 
-An owner is a path, as in (key, user): keys share alike, and the users of a key share what it has, so that none gets more
-by naming more users.
+An owner is a path, as in (key, user): keys share alike, and the users of a key share what it has, so that no key gets
+more by naming more users.
 """
 
 import time
@@ -38,16 +38,13 @@ class FairQueue(Generic[T]):
             raise IndexError("nothing waits")
         waiting = self._waiting.pop(owner)
         taken = waiting.popleft()
-        self._rows.update({part: rows for part in _parts(owner)})
+        self._count(owner, rows)
         if waiting:
             self._waiting[owner] = waiting
         return taken
 
     def leave(self, owner: Owner, rows: int) -> None:
-        for part in _parts(owner):
-            self._rows[part] -= rows
-            if not self._rows[part]:
-                del self._rows[part]
+        self._count(owner, -rows)
 
     def forget(self, owner: Owner, unwanted: Callable[[T], bool]) -> int:
         """Remove what an owner no longer waits for; how many that were."""
@@ -58,6 +55,12 @@ class FairQueue(Generic[T]):
         else:
             self._waiting.pop(owner, None)
         return len(waiting) - len(kept)
+
+    def _count(self, owner: Owner, rows: int) -> None:
+        for part in _parts(owner):
+            self._rows[part] += rows
+            if not self._rows[part]:
+                del self._rows[part]
 
     def _owner(self) -> Owner | None:
         return min(self._waiting, key=lambda owner: [self._rows[part] for part in _parts(owner)], default=None)

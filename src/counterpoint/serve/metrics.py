@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from counterpoint.serve.drain import Drain
 from counterpoint.serve.seen import Seen
 from counterpoint.serve.worker import Worker
 
@@ -23,9 +24,9 @@ WHOLE_S = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 class Metrics:
     """The figures of one server, in a registry of its own."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, drain: Drain) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(Engine(worker))
+        self.registry.register(Now(worker, drain))
         count = partial(Counter, registry=self.registry, namespace=NAME)
         spread = partial(Histogram, registry=self.registry, namespace=NAME)
         self._requests = count("requests", "Requests that have ended.", ["path", "method", "status"])
@@ -54,29 +55,27 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class Engine(Collector):
-    """What the engine's thread counts, read when it is asked for."""
+class Now(Collector):
+    """What others count for themselves, read when it is asked for."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, drain: Drain) -> None:
         self._worker = worker
+        self._drain = drain
 
     def collect(self) -> Iterable[Metric]:
-        yield from gauges(self._worker)
+        yield from gauges(self._worker, self._drain)
         yield from totals(self._worker)
 
 
-def gauges(worker: Worker) -> Iterator[GaugeMetricFamily]:
+def gauges(worker: Worker, drain: Drain) -> Iterator[GaugeMetricFamily]:
     engine = worker.band.engine
     for name, meaning, value in (
         ("alive", "Whether the engine's thread runs.", float(worker.alive)),
+        ("under_way", "Requests that were let in and have not been answered to their end.", drain.under_way),
         ("waiting", "Requests that wait for room.", worker.waiting),
         ("rows", "Rows under way; a mixture of K experts takes K.", worker.live_rows),
         ("rows_limit", "Most rows of one forward.", worker.rows_limit),
-        (
-            "cells",
-            "Positions of rows, powers of two of both, that are promised room for keys and values.",
-            engine.promised,
-        ),
+        ("cells", "Positions of rows, powers of two of both, that are promised to requests.", engine.promised),
         ("cells_limit", "Positions of rows for which there is memory.", engine.max_cells or 0),
     ):
         yield GaugeMetricFamily(f"{NAME}_{name}", meaning, value)

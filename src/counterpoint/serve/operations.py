@@ -37,14 +37,15 @@ class Operations:
         self.settings = settings
         self.log = log
         self.drain = Drain()
-        self.metrics = Metrics(worker)
+        self.metrics = Metrics(worker, self.drain)
         self.limits = Limits(settings.requests_per_minute, settings.tokens_per_minute)
 
     def ended(self, seen: Seen) -> None:
         """Count a request that has ended, charge its key, and write its line."""
         seconds = time.monotonic() - seen.begun
         self.metrics.note(seen, seconds)
-        self.limits.spend(seen.owner, seen.prompt_tokens + seen.tokens, rates(seen.key)[1])
+        if seen.streams:
+            self.limits.spend(seen.owner, seen.prompt_tokens + seen.tokens, rates(seen.key)[1])
         line = told(seen, seconds) | (self._texts(seen) if self.settings.log_prompts else {})
         if seen.error:
             self.log.error("failed", **line, trail=trail(seen.error), **self._words(seen.error))

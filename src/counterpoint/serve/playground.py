@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from counterpoint.decode.band import METHODS, Band
 from counterpoint.profiles import format_profile
@@ -59,7 +60,6 @@ class DefaultCard(BaseModel):
 
     model: str
     profile: str | None
-    weights: dict[str, float] | None
 
 
 class BandCard(BaseModel):
@@ -95,25 +95,22 @@ async def static(name: str) -> FileResponse:
 @router.get("/v1/band", summary="What the band offers")
 async def band_card(request: Request) -> BandCard:
     state = state_of(request)
-    return await state.worker.call(lambda: card(state))
+    points = await run_in_threadpool(measured, state.band.folder, state.band.dimensions)
+    return await state.worker.call(lambda: card(state, points))
 
 
-def card(state: State) -> BandCard:
+def card(state: State, points: list[Point]) -> BandCard:
     """Tell of a band. Methods are tried, which reads controllers and gates: not to be called during a step."""
     band, (profile, method) = state.band, state.default
     return BandCard(
         dimensions=[DimensionCard(name=d.name, description=d.description, axis=d.axis) for d in band.file.dimensions],
         methods=list(methods(band)),
         experts=[ExpertCard(name=e.name, dimension=e.dimension, scores=e.scores) for e in band.file.experts],
-        default=DefaultCard(
-            model=method,
-            profile=format_profile(profile) if profile else None,
-            weights=dict(profile.weights) if profile else None,
-        ),
+        default=DefaultCard(model=method, profile=format_profile(profile) if profile else None),
         strengths=band.file.strengths,
         bounds=as_pairs(band.bounds),
         scorers=list(state.scorers.dimensions),
-        points=measured(band.folder, band.dimensions),
+        points=points,
         most_tokens=state.settings.max_tokens,
     )
 

@@ -42,7 +42,7 @@ class Names:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
     def lead(self, text: str, tokens: Sequence[int]) -> str:
-        """The space before a text that its tokens have, and that some tokenizers take for the beginning of everything."""
+        """The space that a text's tokens begin with, where the tokenizer leaves it out as if all began there."""
         return " " if tokens and self.bytes_of(tokens[0]).startswith(b" ") and not text.startswith(" ") else ""
 
     def _read(self, token: int) -> bytes:

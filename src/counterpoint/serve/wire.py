@@ -135,6 +135,14 @@ class Body(BaseModel):
             raise unsupported("best_of", f"every answer is returned; leave it out, or give n, which is {self.n}")
         return self
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def tells_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
     def sampling(self, limit: int) -> Sampling:
         """How answers are drawn, the seed aside."""
         return Sampling(
@@ -144,7 +152,7 @@ class Body(BaseModel):
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             max_tokens=limit,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+            stop=self.stops,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             logit_bias=tuple((int(token), bias) for token, bias in self.logit_bias.items()),

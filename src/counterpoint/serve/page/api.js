@@ -3,6 +3,7 @@
 const KEY = "counterpoint-key";
 
 export const rememberKey = key => sessionStorage.setItem(KEY, key);
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
 
 // What the server refused, or that it is away. `status` is 0 where nothing answered.
 export class Failure extends Error {

@@ -15,7 +15,7 @@ export function buildControls(found) {
   const able = band.methods.filter(method => method.available).map(method => method.name);
   find("method").value = able.includes(band.default.model) ? band.default.model : able[0];
   find("second").value = able.includes("base") ? "base" : able[0];
-  setProfile(band.default.weights ?? firstOfEachAxis());
+  setProfile(...(band.default.profile ? parsed(band.default.profile) : [firstOfEachAxis()]));
   suggestStrengths();
   watchControls();
 }
@@ -36,7 +36,7 @@ function group(dimensions) {
 }
 
 function slider({ name, description }) {
-  const id = `weight-${name}`;
+  const id = `weight-${name.replaceAll(" ", "-")}`; // attributes that hold ids part them by spaces
   const range = { type: "range", min: 0, max: 1, step: 0.01, value: 0 };
   const input = element("input", { id, ...range, class: "weight", "data-name": name });
   const told = [description, held(band.bounds[name])].filter(Boolean).join(" ");

@@ -1,6 +1,7 @@
 // The request that the controls stand for, as it is sent and as a developer would write it.
 
 import { find } from "./element.js";
+import { hasKey } from "./api.js";
 import { profile, settings } from "./controls.js";
 
 // METHOD:PROFILE, as any OpenAI client may name it; weights of 0 say nothing, so that none is the server's default.
@@ -35,14 +36,16 @@ export function showRequest() {
 
 function asCurl(asked) {
   const json = JSON.stringify(asked, null, 1).replaceAll("'", "'\\''");
-  return `curl ${location.origin}/v1/chat/completions \\\n  -H 'Content-Type: application/json' \\\n  -d '${json}'`;
+  const key = hasKey() ? "  -H 'Authorization: Bearer YOUR KEY' \\\n" : "";
+  const begin = `curl ${location.origin}/v1/chat/completions \\\n  -H 'Content-Type: application/json' \\\n`;
+  return `${begin}${key}  -d '${json}'`;
 }
 
 function asPython({ messages, ...rest }) {
   const lines = Object.entries(rest).map(([name, value]) => `    ${name}=${JSON.stringify(value)},\n`);
   return `from openai import OpenAI
 
-client = OpenAI(base_url="${location.origin}/v1", api_key="none")
+client = OpenAI(base_url="${location.origin}/v1", api_key="${hasKey() ? "YOUR KEY" : "none"}")
 answer = client.chat.completions.create(
 ${lines.join("")}    messages=[{"role": "user", "content": ${JSON.stringify(messages[0].content)}}],
 )
@@ -52,7 +55,8 @@ print(answer.choices[0].message.content)`;
 export function offerCopies() {
   for (const id of ["model", "curl", "python"]) {
     find(`copy-${id}`).addEventListener("click", async () => {
-      const done = await navigator.clipboard.writeText(find(id).textContent).then(() => true, () => false);
+      const written = navigator.clipboard?.writeText(find(id).textContent); // none where the page came without TLS
+      const done = await written?.then(() => true, () => false);
       find("copied").textContent = done ? "Copied." : "The browser does not allow copying; select the text instead.";
     });
   }
