@@ -61,7 +61,8 @@ def read_adapter(folder: Path) -> LoraFactors:
     if not path.exists():
         raise CounterpointError(f"{path}: there is no such file; adapters are read from safetensors only")
     try:
-        tensors = load(path.read_bytes())  # not mapped: overwriting the file would end a process that uses it
+        # Not mapped, since overwriting the file would end a process that uses it; `load` gives tensors in random order.
+        tensors = dict(sorted(load(path.read_bytes()).items()))
     except SafetensorError as error:
         raise CounterpointError(f"{path}: not a readable safetensors file: {error}") from None
     halves: dict[str, dict[str, Tensor]] = {}

@@ -90,14 +90,14 @@ router = APIRouter(tags=["operations"])
 PROBES = {"/healthz", "/readyz", "/metrics"}
 
 
-@router.get("/healthz")
+@router.get("/healthz", summary="Whether the server lives")
 async def healthz(here: Here) -> Response:
     """200 while the engine's thread runs; else 503, and only a restart helps."""
     alive = here.worker.alive
     return JSONResponse({"alive": alive}, 200 if alive else 503)
 
 
-@router.get("/readyz")
+@router.get("/readyz", summary="Whether requests should be sent here")
 async def readyz(here: Here) -> Response:
     """200 where requests should be sent here; else 503, and which part is not ready."""
     parts = {
@@ -117,15 +117,15 @@ async def _state_of(database: Database) -> str:
     return "ok"
 
 
-@router.get("/metrics")
+@router.get("/metrics", summary="Figures for Prometheus")
 async def metrics(here: Here) -> Response:
-    """The figures, for Prometheus."""
+    """In their text format; 404 where the settings turn it off."""
     if not here.settings.metrics:
         raise Refused("this server serves no metrics", 404, "no_metrics")
     return Response(here.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.post("/v1/band/reload", dependencies=[Depends(check_admin)])
+@router.post("/v1/band/reload", summary="Read the band anew", dependencies=[Depends(check_admin)])
 async def reload(here: Here) -> dict[str, list[str]]:
     """Read the band anew: experts that are new join, those that are gone leave once nobody uses them."""
     try:
