@@ -271,7 +271,7 @@ def test_tokens_have_the_colours_and_words_of_their_experts(page: Page) -> None:
 
 def test_stopping_keeps_what_was_said_and_frees_the_server(page: Page, place: Any) -> None:
     send(page, "hello", tokens=480)
-    page.wait_for_selector(".token")
+    page.wait_for_selector(".token", state="attached")
     page.keyboard.press("Escape")
     page.wait_for_selector("#status:has-text('Stopped')")
     assert "stopped by you" in page.inner_text(".facts")

@@ -151,9 +151,10 @@ class Band:
                 bank.add(expert.name, read_adapter(Path(paths[expert.name])))
         return cls(file, model, tokenizer, bank, whole, max_rows)
 
-    def refresh(self) -> None:
+    def refresh(self, hold: Callable[[Bounds, Sequence[str]], Bounds] = lambda own, _: own) -> None:
         """Take what has changed in the band's folder: adapters that were added or removed, dimensions and bounds.
 
+        `hold` makes of the folder's bounds, given the dimensions, those that are kept from now on; it may refuse them.
         Requests under way end with the experts that they began with. A gate that needs an expert that is gone goes too;
         other gates, and the controller, stay as they were loaded. Raises CounterpointError, and leaves everything as it
         was, for a file at fault and for what needs a new start.
@@ -161,6 +162,8 @@ class Band:
         if self.folder is None:
             raise CounterpointError("this band was assembled, and lies in no folder that could be read again")
         change = read_change(self.folder, self.file, self.bank, self.engine.gates)
+        dimensions = tuple(entry.name for entry in change.file.dimensions)
+        bounds = hold(parse_bounds(change.file.bounds, dimensions), dimensions)
         for name in change.gone:
             self.bank.retire(name)
         for name, factors in change.fresh.items():
@@ -168,8 +171,7 @@ class Band:
                 self.bank.remove(name)
             self.bank.add(name, factors)
         self.file, self.experts = change.file, change.file.typed_experts()
-        self.dimensions = tuple(entry.name for entry in change.file.dimensions)
-        self.bounds = parse_bounds(change.file.bounds, self.dimensions)
+        self.dimensions, self.bounds = dimensions, bounds
         for kind, gate in list(self._gates.items()):
             if not {*map(gate.bank_name, gate.experts)}.isdisjoint({*change.gone, *change.fresh}):
                 del self._gates[kind]

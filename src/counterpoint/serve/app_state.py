@@ -59,7 +59,7 @@ class State:
 
         Raises `Refused` with 404 for an unknown person where the server is strict.
         """
-        user = None if body.user is None else await self.user(owner, body.user)
+        user = await self.user(owner, body.user) if body.user else None
         stored = user.current if user else None
         return asked(self.band.dimensions, body.model, body.profile, body.strength, body.user, stored, self.default)
 

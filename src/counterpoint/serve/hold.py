@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 from counterpoint.decode.band import METHODS, Band
-from counterpoint.models.band_file import read_band
 from counterpoint.profiles import format_bounds, parse_bounds, parse_profile, unknown_name
 from counterpoint.profiles.bounds import FREE, Bounds
 from counterpoint.serve.settings import Settings
@@ -26,16 +25,11 @@ def hold(band: Band, settings: Settings) -> None:
 
 
 def refresh(band: Band, settings: Settings) -> None:
-    """Take what has changed in a band's folder, still held to the settings.
+    """Take what has changed in a band's folder, held to the settings all the while.
 
     Raises CounterpointError where the folder, or its bounds beside the settings', are at fault; nothing changes then.
     """
-    if band.folder is not None:
-        file = read_band(band.folder)
-        known = [entry.name for entry in file.dimensions]
-        merged(parse_bounds(file.bounds, known), settings.bounds, known)
-    band.refresh()
-    band.bounds = merged(band.bounds, settings.bounds, band.dimensions)
+    band.refresh(lambda own, known: merged(own, settings.bounds, known))
 
 
 def merged(own: Bounds, text: str, known: Sequence[str]) -> Bounds:

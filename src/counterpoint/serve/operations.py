@@ -5,7 +5,7 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from structlog.typing import FilteringBoundLogger
@@ -117,7 +117,7 @@ async def _state_of(database: Database) -> str:
     return "ok"
 
 
-@router.get("/metrics", summary="Figures for Prometheus")
+@router.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
 async def metrics(here: Here) -> Response:
     """In their text format; 404 where the settings turn it off."""
     if not here.settings.metrics:
