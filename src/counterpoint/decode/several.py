@@ -95,8 +95,8 @@ class Several:
         self._plain = whole.keys() - {CONTROLLER}
         self._owner_B: list[str | None] = []
         self._place_B: list[int] = []
-        self._filled = 0
-        """How many rows are filled; they are the first."""
+        self._ahead = 0
+        """How many rows were stepped last; they are the first, of each model as well."""
         self._filling: list[str | None] = []
         """The models that have yet to fill rows."""
 
@@ -137,7 +137,6 @@ class Several:
             if not self._models[self._filling[0]].fill(most):
                 return False
             self._filling.pop(0)
-        self._filled = len(self._owner_B)
         return True
 
     def step(self, tokens_B: Sequence[int]) -> Tensor:
@@ -145,7 +144,8 @@ class Several:
 
         Raises `LostRows` where a model that is elsewhere fails.
         """
-        rows = {owner: mine for owner in self._models if (mine := self._rows_of(owner, range(len(tokens_B))))}
+        self._ahead = len(tokens_B)
+        rows = {owner: mine for owner in self._models if (mine := self._rows_of(owner, range(self._ahead)))}
         parts, errors = self._parts({owner: [tokens_B[row] for row in mine] for owner, mine in rows.items()})
         device = next((part.device for part in parts.values()), None)
         wide_BV = torch.full((len(tokens_B), self.columns), -math.inf, device=device)
@@ -198,18 +198,18 @@ class Several:
         return parts, errors
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these, which take the places 0, 1, ... in any order; first those that are filled."""
-        filled = {row for row in rows if row < self._filled}
+        """Drop all rows but these, which take the places 0, 1, ... in any order; first those that were stepped."""
+        ahead = {row for row in rows if row < self._ahead}
         moved: dict[str | None, dict[int, int]] = {}
         for owner, model in self._models.items():
             mine = [row for row in rows if self._owner_B[row] == owner]
-            order = compacted({self._place_B[row] for row in mine if row in filled})
-            order += compacted({self._place_B[row] for row in mine if row not in filled}, len(order))
+            order = compacted({self._place_B[row] for row in mine if row in ahead})
+            order += compacted({self._place_B[row] for row in mine if row not in ahead}, len(order))
             model.keep(order)
             moved[owner] = {old: new for new, old in enumerate(order)}
         self._place_B = [moved[self._owner_B[row]][self._place_B[row]] for row in rows]
         self._owner_B = [self._owner_B[row] for row in rows]
-        self._filled = len(filled)
+        self._ahead = len(ahead)
 
     def _rows_of(self, owner: str | None, among: range) -> list[int]:
         """The rows that a model decodes, in the order in which it holds them."""
