@@ -3,8 +3,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 VLLM ?= .vllm
+LM_EVAL ?= .lmeval
 
-.PHONY: demo test test-vllm test-postgres bench clean
+.PHONY: demo test test-vllm test-postgres test-lm-eval bench clean
 
 # Everything that a target needs is set up once, and again only when the pins or the project change.
 $(READY): constraints.txt pyproject.toml
@@ -41,6 +42,15 @@ test-vllm: $(READY) $(VLLM)/.ready
 # The store on a real PostgreSQL (initdb and pg_ctl in PATH, or in the folder POSTGRES_BIN), stopped and killed under it.
 test-postgres: $(READY)
 	$(BIN)/python -m pytest -s tests_postgres
+
+$(LM_EVAL)/.ready:
+	$(PYTHON) -m venv $(LM_EVAL)
+	$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==5.23.0 'lm-eval[api,hf]==0.4.13'
+	touch $@
+
+# lm-eval's own client and model agree about a served band.
+test-lm-eval: $(READY) $(LM_EVAL)/.ready
+	LM_EVAL_PYTHON=$(abspath $(LM_EVAL))/bin/python $(BIN)/python -m pytest -s tests_lm_eval
 
 clean:
 	rm -rf .venv .bench demo

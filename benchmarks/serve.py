@@ -15,8 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,9 +44,13 @@ TOKENS = 96
 
 @dataclass(frozen=True)
 class Load:
-    """What came of a load: answers, seconds, of clients and server the seconds of CPU, and the server's memory."""
+    """What came of a load: answers, seconds, of clients and server the seconds of CPU, and the server's memory.
+
+    For `asking` seconds clients asked again; it `took` until the last answer.
+    """
 
     answers: list[Answer]
+    asking: float
     took: float
     client_cpu: float
     server_cpu: float
@@ -58,10 +62,10 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Tokens per second from when all first answers have begun to when the last was asked for."""
+        """Tokens per second while every client is being answered: once all have begun, as long as they ask again."""
         begin = max(answer.times[0] for answer in self.answers if answer.asked < 1)
-        end = max(answer.asked for answer in self.answers)
-        return sum(begin < t <= end for answer in self.answers for t in answer.times) / (end - begin)
+        said = sum(begin < t <= self.asking for answer in self.answers for t in answer.times)
+        return said / (self.asking - begin)
 
     @property
     def first_token(self) -> list[float]:
@@ -96,7 +100,7 @@ class Serving:
                 raise RuntimeError("the clients failed")
             found = json.loads(out.read_text())
         answers = [Answer(**answer) for answer in found["answers"]]
-        return Load(answers, found["took"], found["cpu"], self._cpu() - before, memory)
+        return Load(answers, seconds or 0.0, found["took"], found["cpu"], self._cpu() - before, memory)
 
     def _cpu(self) -> float:
         """Seconds of CPU so far, in user mode and in the kernel."""
@@ -187,28 +191,22 @@ def _latencies(name: str, ours: Load, theirs: Load | None) -> Iterator[Row]:
 
 def one_profile(folder: Path, minutes: float) -> Iterator[Row]:
     """64 clients with 64 profiles, against the same requests with one profile."""
-    seconds = min(60.0, 15 * minutes)
-    for name, band, vocabulary in _bands(folder):
-        unlike, alike = (Mix(64, vocabulary, alike).asks(40) for alike in (False, True))
-        with serving(band) as server:
-            ours, theirs = _in_turn(
-                partial(server.load, unlike, seconds), partial(server.load, alike, seconds), rounds=_rounds(minutes)
-            )
-        rates = [statistics.median(load.rate for load in loads) for loads in (ours, theirs)]
-        yield Row(f"64 clients, 64 profiles, {name}: one profile", rates[0], rates[1], "tok/s", "ratio >= 0.85")
-        yield from _latencies(f"64 clients, 64 profiles, {name}", _joined(ours), _joined(theirs))
+    for name, server, mix in (LARGE, SMALL_ONE):
+        mix = replace(mix, clients=64)
+        ours, theirs = _for_a_while(server(folder), mix.asks(40), replace(mix, alike=True).asks(40), minutes)
+        name = f"64 clients, 64 profiles, {name}"
+        yield Row(f"{name}: one profile", _rate(ours), _rate(theirs), "tok/s", "ratio >= 0.85")
+        yield from _latencies(name, _joined(ours), _joined(theirs))
 
 
 def one_at_a_time(folder: Path, minutes: float) -> Iterator[Row]:
-    """The requests of 16 clients at once, against one after another."""
-    for name, band, vocabulary in _bands(folder):
-        together = Mix(16, vocabulary).asks(1)
-        in_turn = [[ask for own in together for ask in own]]
-        with serving(band) as server:
-            fast, slow = _in_turn(
-                partial(server.load, together), partial(server.load, in_turn), rounds=_rounds(minutes)
-            )
-        yield Row(f"16 clients, {name}: one at a time", _whole_rate(fast), _whole_rate(slow), "tok/s", "ratio >= 4")
+    """16 clients who ask at once, against the same requests one after another."""
+    for name, server, mix in (LARGE, LARGE_FLOAT32, SMALL_ONE):
+        together = replace(mix, clients=16).asks(40)
+        in_turn = [ask for turn in zip(*together, strict=True) for ask in turn]
+        ours, theirs = _for_a_while(server(folder), together, [in_turn], minutes)
+        yield Row(f"16 clients, {name}: one at a time", _rate(ours), _rate(theirs), "tok/s", "ratio >= 4")
+        yield from _latencies(f"16 clients, {name}: one at a time", _joined(ours), _joined(theirs))
 
 
 def llama(folder: Path, minutes: float) -> Iterator[Row]:
@@ -222,7 +220,7 @@ def llama(folder: Path, minutes: float) -> Iterator[Row]:
             fast, slow = _in_turn(
                 partial(ours.load, eight(TOKENS)),
                 partial(other.load, eight_for_llama_server(TOKENS)),
-                rounds=_rounds(minutes) if dtype == "float32" else 1,
+                _rounds(minutes) if dtype == "float32" else 1,
             )
         for load in (*fast, *slow):
             _check_complete(load)
@@ -238,18 +236,33 @@ def _check_complete(load: Load) -> None:
             raise RuntimeError(f"an answer is not complete: {answer}")
 
 
-def _bands(folder: Path) -> Iterator[tuple[str, Path, int]]:
-    yield "135 M", large_band(folder), 49152
-    yield "1 M", small_band(folder), SMALL.vocab_size
+def _for_a_while(
+    starting: AbstractContextManager[Serving],
+    ours: Sequence[Sequence[Ask]],
+    theirs: Sequence[Sequence[Ask]],
+    minutes: float,
+) -> list[list[Load]]:
+    """Two loads of one server in turn, each for up to 45 seconds, after ten that are thrown away."""
+    with starting as server:
+        for asks in (ours, theirs):
+            server.load(asks, 10)
+        rounds = [
+            [server.load(asks, min(45.0, 45 * minutes)) for asks in (ours, theirs)] for _ in range(_rounds(minutes))
+        ]
+    return [list(column) for column in zip(*rounds, strict=True)]
+
+
+def _rate(loads: Sequence[Load]) -> float:
+    return statistics.median(load.rate for load in loads)
 
 
 def _rounds(minutes: float) -> int:
-    return 3 if minutes >= 5 else 1
+    return 2 if minutes >= 5 else 1
 
 
-def _in_turn(*loads: Callable[[], Load], rounds: int) -> list[list[Load]]:
-    """What comes of each load in so many rounds, after one that is thrown away."""
-    found = [[load() for load in loads] for _ in range(rounds + 1)][1:]
+def _in_turn(ours: Callable[[], Load], theirs: Callable[[], Load], rounds: int) -> list[list[Load]]:
+    """What comes of both loads in so many rounds, after one that is thrown away."""
+    found = [[load() for load in (ours, theirs)] for _ in range(rounds + 1)][1:]
     return [list(column) for column in zip(*found, strict=True)]
 
 
@@ -264,9 +277,14 @@ def _said(load: Load) -> int:
 
 def _joined(loads: Sequence[Load]) -> Load:
     """The answers of several loads."""
-    return Load([answer for load in loads for answer in load.answers], 0.0, 0.0, 0.0, [])
+    return Load([answer for load in loads for answer in load.answers], 0.0, 0.0, 0.0, 0.0, [])
 
 
+LARGE, LARGE_FLOAT32, SMALL_ONE = (
+    ("135 M, bfloat16", lambda folder: serving(large_band(folder), "bfloat16"), Mix(1, 49152, warmth=0.1)),
+    ("135 M, float32", lambda folder: serving(large_band(folder)), Mix(1, 49152, warmth=0.1)),
+    ("1 M, float32", lambda folder: serving(small_band(folder)), Mix(1, SMALL.vocab_size)),
+)
 PARTS = (soak, one_profile, one_at_a_time, llama)
 
 

@@ -20,14 +20,16 @@ END = 2
 class Mix:
     """Clients with all methods among them, unlike lengths and sampling, and profiles that are `alike` or not.
 
-    With marks a request can say nothing but the few tokens of its own mark, which no request beside it has: a token
-    that reaches another stream is seen there.
+    `warmth` multiplies temperatures: a random model's distribution may be so flat that top-p keeps most of a
+    vocabulary, as it does of no trained model's. With marks a request can say nothing but the few tokens of its own
+    mark, which no request beside it has: a token that reaches another stream is seen there.
     """
 
     clients: int
     vocabulary: int
     alike: bool = False
     marked: bool = False
+    warmth: float = 1.0
 
     def asks(self, each: int) -> list[list[Ask]]:
         """So many requests of each client."""
@@ -43,7 +45,7 @@ class Mix:
             "stream": True,
             "stream_options": {"include_usage": True},
             "max_tokens": draw.randint(16, 64),
-            "temperature": draw.choice([0.0, 0.7, 1.0]),
+            "temperature": self.warmth * draw.choice([0.0, 0.7, 1.0]),
             "top_p": draw.choice([0.9, 1.0]),
             "seed": number,
             "logit_bias": {str(token): 100 for token in self.mark(number)} if self.marked else {str(END): -100},

@@ -104,6 +104,21 @@ def test_an_adapter_of_the_same_name_takes_the_place_when_nobody_has_it(folder: 
     assert answer(band) == answer(Band.load(folder))
 
 
+def test_regression_an_adapter_that_is_back_before_anybody_was_answered_without_it_stays(
+    folder: Path, tmp_path: Path
+) -> None:
+    """It left with the first request that did not want it, although the folder had it again."""
+    band = Band.load(folder)
+    before = answer(band)
+    shutil.copytree(folder, tmp_path / "before")
+    remove_expert(folder, "warm")
+    band.refresh()
+    shutil.copytree(tmp_path / "before", folder, dirs_exist_ok=True)
+    band.refresh()
+    assert answer(band, "terse=1") is not None
+    assert answer(band) == before
+
+
 def corrupt_tensors(folder: Path) -> None:
     (folder / "experts" / "bold" / "adapter_model.safetensors").write_bytes(b"no tensors")
 

@@ -273,6 +273,20 @@ def test_rows_of_real_models_that_come_and_go_answer_as_if_alone(band: Band) -> 
             assert_equal(actual, expected)
 
 
+def test_regression_a_text_that_is_scored_does_not_take_the_place_of_who_speaks() -> None:
+    """The first of two who speak ends while a text is scored behind them; who goes on was fed to the text's row."""
+    engine = Engine(scripted(), str, (), 64, chunk=4)
+    spoken = [Request(Plan((Row(),)), ((n, 2),), Sampling(temperature=0, max_tokens=m)) for n, m in ((1, 2), (5, 9))]
+    text = Request(Plan((Row(),)), ((3,),), given=(4, 0, 6, 1, 2, 5) * 3)
+    tickets = [engine.submit(request) for request in (*spoken, text)]
+    last = {}
+    while not engine.idle:
+        last |= {said.ticket: said for said in engine.advance()}
+    alone = Engine(scripted(), str, (), 64)
+    assert [last[ticket].completion for ticket in tickets[:2]] == [alone.run([request])[0] for request in spoken]
+    assert last[tickets[2]].scores == alone.score([text])[0]
+
+
 def test_logits_beyond_the_vocabulary_are_cut() -> None:
     model = scripted()
     model.join([(1,), (1,)], [{}, {"x": 1.0}])
@@ -413,6 +427,19 @@ def test_a_prompt_too_long_for_one_model_is_refused_where_that_one_is_needed(ban
     with pytest.raises(CounterpointError, match=r"the prompt has \d+ tokens; with the response, 64 is the most"):
         band.chat(prompt, "odd=1, terse=1", method="mixture-log", sampling=SHORT)
     band.chat(prompt, "terse=1", method="mixture-log", sampling=SHORT)
+
+
+def test_regression_a_text_too_long_for_one_model_fails_alone(band: Band) -> None:
+    """A whole model may take more than the base: the engine lets in what the longest takes."""
+    band.engine.chunk = 16
+    spoken = Request(Plan((Row(),)), ((1, 2),), Sampling(temperature=0, max_tokens=9))
+    expected = band.engine.run([spoken])
+    tickets = [band.engine.submit(one) for one in (spoken, Request(Plan((Row({"odd": 1.0}),)), ((1,),), given=(5,) * 90))]
+    last = {}
+    while not band.engine.idle:
+        last |= {said.ticket: said for said in band.engine.advance()}
+    assert [last[tickets[0]].completion] == expected
+    assert "this model takes 64" in str(last[tickets[1]].error)
 
 
 # Prompts

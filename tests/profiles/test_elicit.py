@@ -119,6 +119,14 @@ def test_separable_choices_with_huge_rewards_stay_finite() -> None:
     assert np.isfinite(belief.draws_SD).all()
 
 
+def test_regression_a_belief_that_few_points_carry_has_a_profile() -> None:
+    """Their covariance was singular."""
+    truth_D = np.array([3.0, 2.0, 1.0, 1.0, 0.5, 0.5, 0.0, 0.0])
+    profile = profile_of(believe(1e4 * choices_of(truth_D, 200), unsure("abcdefgh", noise=0.0)))
+    assert profile is not None
+    assert profile.weights["a"] > profile.weights["e"] > profile.weights["h"]
+
+
 def test_opposites_share_nothing_a_wish_for_one_is_all_its_own() -> None:
     # only the difference of a and b is told: the mean halves it, the non-negative weights do not
     d_ND = np.tile([1.0, -1.0, 0.0], (20, 1))
@@ -197,6 +205,7 @@ def test_ratings_become_comparisons() -> None:
     assert d_PD.tolist() == [[1.0], [2.0], [1.0]]
     assert shares_P.tolist() == [1.0, 1.0, 0.5]
     assert counts_P.sum() == pytest.approx(2.0)
+    assert believe(d_PD, unsure("a"), shares_N=shares_P, counts_N=counts_P).choices == 2
 
 
 def test_ratings_point_where_they_should() -> None:

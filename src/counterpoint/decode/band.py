@@ -164,6 +164,7 @@ class Band:
         change = read_change(self.folder, self.file, self.bank, self.engine.gates)
         dimensions = tuple(entry.name for entry in change.file.dimensions)
         bounds = hold(parse_bounds(change.file.bounds, dimensions), dimensions)
+        self.bank.keep(entry.name for entry in change.file.experts)
         for name in change.gone:
             self.bank.retire(name)
         for name, factors in change.fresh.items():

@@ -199,12 +199,17 @@ class Rows:
         return logits_BTV[:, -1].float()
 
     def extend(self, rows: Sequence[int], tokens_RT: Sequence[Sequence[int]]) -> Tensor:
-        """Feed some rows, which are filled, several tokens each; logits `[R, T, V]` in float32."""
+        """Feed some rows, which are filled, several tokens each; logits `[R, T, V]` in float32.
+
+        Raises CounterpointError where they become longer than the model takes.
+        """
         ids_RT = torch.tensor(tokens_RT, device=self.model.device)
         row_R = torch.tensor(list(rows), device=self.model.device)
         start_R1 = torch.tensor([[self._rows[row].length] for row in rows], device=self.model.device)
         position_RT = start_R1 + torch.arange(ids_RT.shape[1], device=self.model.device)
         reach = int(position_RT.max()) + 1
+        if reach > self.longest:
+            raise CounterpointError(f"a text of {reach} tokens and more: this model takes {self.longest}; shorten it")
         self._reserve(len(self._rows), reach)
         logits_RTV = self._forward(row_R, ids_RT, position_RT, reach, self._gate_of(row_R), logits=True)
         for row in rows:

@@ -10,7 +10,7 @@ for are soon unstacked. Factors of the base's type are held once: a stacked expe
 router's rows are.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -76,6 +76,10 @@ class LoraBank:
     def retire(self, name: str) -> None:
         """Forget an expert as soon as a gate is made whose rows do not want it: rows that have it end with it."""
         self._retired.add(name)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Let experts stay that were to be forgotten."""
+        self._retired.difference_update(names)
 
     def add_router(self, name: str, router: Router) -> None:
         """Make a router available to gates as `GATE + name`, in place of one of that name.

@@ -20,6 +20,8 @@ WIDER = 1.4
 """How much wider than the Laplace approximation the points lie, so that its tails are reached."""
 NEWTON, NEAR = 100, 1e-4
 """Steps at most, and the step that ends them: points are drawn around what is found, and weighed."""
+SURELY = 1e-8
+"""Share of the prior's covariance that always remains: that of the few points that carry a sure belief is singular."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,9 @@ def believe(
     return Belief(
         before.dimensions,
         mean_D,
-        (from_mean_SD.T * share_S) @ from_mean_SD,
+        (from_mean_SD.T * share_S) @ from_mean_SD + SURELY * before.covariance_DD,
         points_SD[_systematic(share_S, DRAWS)],
-        len(evidence.d_ND),
+        round(evidence.count_N.sum()),
         before.noise,
     )
 

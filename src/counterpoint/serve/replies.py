@@ -121,7 +121,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def replies(model: type[BaseModel], events: bool = False) -> dict[int | str, dict[str, Any]]:
     """The responses of an endpoint, one that may stream included."""
-    stream = {"text/event-stream": {"schema": {"type": "string"}}} if events else {}
+    stream: dict[str, Any] = {"text/event-stream": {}} if events else {}
     header = {"X-Counterpoint-Weights": {"schema": {"type": "string"}, "description": "The weights in force."}}
     found = {"model": model, "content": stream, **({"headers": header} if events else {})}
     return {200: found, **ERRORS}
