@@ -5,7 +5,7 @@ READY := .venv/.ready
 VLLM ?= .vllm
 LM_EVAL ?= .lmeval
 
-.PHONY: demo test test-vllm test-postgres test-lm-eval bench clean
+.PHONY: demo test test-vllm test-postgres test-lm-eval bench bench-serve clean
 
 # Everything that a target needs is set up once, and again only when the pins or the project change.
 $(READY): constraints.txt pyproject.toml
@@ -28,6 +28,10 @@ test: $(READY)
 # (benchmarks/llama_server.py), and MERGEKIT=folder mergekit (benchmarks/merge.py).
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run
+
+# 40 minutes; nothing else should run. LLAMA_SERVER=folder adds llama-server.
+bench-serve: $(READY)
+	$(BIN)/python -m benchmarks.serve
 
 $(VLLM)/.ready:
 	$(PYTHON) -m venv $(VLLM)

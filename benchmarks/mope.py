@@ -28,7 +28,8 @@ from counterpoint.compose.weighers.controller import Controller
 from counterpoint.data.examples import Example
 from counterpoint.data.world import base_examples, questions
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.several import Several, Whole

@@ -8,7 +8,8 @@ from typing import Any
 from benchmarks.models import ADAPTERS, adapter_folder, load, random_prompts
 from counterpoint.compose import mixture, moe
 from counterpoint.compose.plan import Plan, Row
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import read_adapter

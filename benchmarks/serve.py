@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -146,6 +146,21 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError("the server did not get ready in three minutes")
 
 
+@dataclass(frozen=True)
+class Case:
+    """A band that is served, in which type, and what its clients ask for."""
+
+    name: str
+    band: Callable[[Path], Path]
+    dtype: str
+    mix: Mix
+
+
+LARGE = Case("135 M, bfloat16", large_band, "bfloat16", Mix(1, 49152, warmth=0.1))
+LARGE_FLOAT32 = Case("135 M, float32", large_band, "float32", LARGE.mix)
+TINY = Case("1 M, float32", small_band, "float32", Mix(1, SMALL.vocab_size))
+
+
 def soak(folder: Path, minutes: float) -> Iterator[Row]:
     """64 streaming clients with 64 profiles and all methods, for minutes; every answer is made again offline."""
     band, mix = small_band(folder), Mix(64, SMALL.vocab_size, marked=True)
@@ -191,22 +206,23 @@ def _latencies(name: str, ours: Load, theirs: Load | None) -> Iterator[Row]:
 
 def one_profile(folder: Path, minutes: float) -> Iterator[Row]:
     """64 clients with 64 profiles, against the same requests with one profile."""
-    for name, server, mix in (LARGE, SMALL_ONE):
-        mix = replace(mix, clients=64)
-        ours, theirs = _for_a_while(server(folder), mix.asks(40), replace(mix, alike=True).asks(40), minutes)
-        name = f"64 clients, 64 profiles, {name}"
+    for case in (LARGE, TINY):
+        unlike, alike = (replace(case.mix, clients=64, alike=alike).asks(40) for alike in (False, True))
+        ours, theirs = _for_a_while(case, folder, unlike, alike, minutes)
+        name = f"64 clients, 64 profiles, {case.name}"
         yield Row(f"{name}: one profile", _rate(ours), _rate(theirs), "tok/s", "ratio >= 0.85")
         yield from _latencies(name, _joined(ours), _joined(theirs))
 
 
 def one_at_a_time(folder: Path, minutes: float) -> Iterator[Row]:
     """16 clients who ask at once, against the same requests one after another."""
-    for name, server, mix in (LARGE, LARGE_FLOAT32, SMALL_ONE):
-        together = replace(mix, clients=16).asks(40)
+    for case in (LARGE, LARGE_FLOAT32, TINY):
+        together = replace(case.mix, clients=16).asks(40)
         in_turn = [ask for turn in zip(*together, strict=True) for ask in turn]
-        ours, theirs = _for_a_while(server(folder), together, [in_turn], minutes)
-        yield Row(f"16 clients, {name}: one at a time", _rate(ours), _rate(theirs), "tok/s", "ratio >= 4")
-        yield from _latencies(f"16 clients, {name}: one at a time", _joined(ours), _joined(theirs))
+        ours, theirs = _for_a_while(case, folder, together, [in_turn], minutes)
+        name = f"16 clients, {case.name}: one at a time"
+        yield Row(name, _rate(ours), _rate(theirs), "tok/s", "ratio >= 4")
+        yield from _latencies(name, _joined(ours), _joined(theirs))
 
 
 def llama(folder: Path, minutes: float) -> Iterator[Row]:
@@ -237,18 +253,14 @@ def _check_complete(load: Load) -> None:
 
 
 def _for_a_while(
-    starting: AbstractContextManager[Serving],
-    ours: Sequence[Sequence[Ask]],
-    theirs: Sequence[Sequence[Ask]],
-    minutes: float,
+    case: Case, folder: Path, ours: Sequence[Sequence[Ask]], theirs: Sequence[Sequence[Ask]], minutes: float
 ) -> list[list[Load]]:
     """Two loads of one server in turn, each for up to 45 seconds, after ten that are thrown away."""
-    with starting as server:
+    seconds = min(45.0, 45 * minutes)
+    with serving(case.band(folder), case.dtype) as server:
         for asks in (ours, theirs):
             server.load(asks, 10)
-        rounds = [
-            [server.load(asks, min(45.0, 45 * minutes)) for asks in (ours, theirs)] for _ in range(_rounds(minutes))
-        ]
+        rounds = [[server.load(asks, seconds) for asks in (ours, theirs)] for _ in range(_rounds(minutes))]
     return [list(column) for column in zip(*rounds, strict=True)]
 
 
@@ -280,11 +292,6 @@ def _joined(loads: Sequence[Load]) -> Load:
     return Load([answer for load in loads for answer in load.answers], 0.0, 0.0, 0.0, 0.0, [])
 
 
-LARGE, LARGE_FLOAT32, SMALL_ONE = (
-    ("135 M, bfloat16", lambda folder: serving(large_band(folder), "bfloat16"), Mix(1, 49152, warmth=0.1)),
-    ("135 M, float32", lambda folder: serving(large_band(folder)), Mix(1, 49152, warmth=0.1)),
-    ("1 M, float32", lambda folder: serving(small_band(folder)), Mix(1, SMALL.vocab_size)),
-)
 PARTS = (soak, one_profile, one_at_a_time, llama)
 
 

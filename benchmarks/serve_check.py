@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.serve_asks import Mix
 from benchmarks.serve_load import Answer, Ask
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.profiles import parse_profile
 

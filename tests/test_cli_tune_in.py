@@ -55,6 +55,13 @@ def test_a_kept_session_goes_on(tune_in: Callable[..., Any], tmp_path: Path) -> 
     assert json.loads(file.read_text())["choices"] == once["rows"]
 
 
+def test_how_pairs_are_chosen_can_be_chosen(tune_in: Callable[..., Any]) -> None:
+    told, drawn = (
+        numbers(tune_in("1", "--json", "--choices", 1, "--pairs", name)) for name in ("information", "thompson")
+    )
+    assert set(told["rows"][0]["profiles"]) != set(drawn["rows"][0]["profiles"])
+
+
 def test_it_stops_after_so_many_choices_and_says_a_profile(tune_in: Callable[..., Any]) -> None:
     code, printed, errors = tune_in("1111", "--choices", 2, "--prompt", "Hello")
     assert code == 0, errors

@@ -17,7 +17,7 @@ from counterpoint.build.answer import Texts, answer_entry, requests_of
 from counterpoint.build.evaluation import asked_of, criteria_of
 from counterpoint.cli.evaluate import print_judged
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.evaluate.judged import gather, judge_methods, judged_dict, questions_of
 from counterpoint.models.adapter import TENSORS

@@ -11,7 +11,8 @@ import torch
 
 from counterpoint.compose.mixture import mix_prob
 from counterpoint.compose.plan import Plan, Row
-from counterpoint.decode.engine import Engine, Request, Said
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request, Said
 from counterpoint.decode.sampling import Sampling
 from counterpoint.testing import ScriptedLM
 from counterpoint.types import Completion, CounterpointError

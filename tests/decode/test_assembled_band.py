@@ -13,7 +13,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from counterpoint import Band
 from counterpoint.compose.plan import Plan, Row
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.assemble import add
 from counterpoint.testing import pico_adapter, save_pico

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.band_file import add_expert, add_model, new_band
 from counterpoint.models.load import load_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.types import Completion, CounterpointError, Prompt

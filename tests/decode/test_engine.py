@@ -8,7 +8,8 @@ import torch
 
 from counterpoint.compose.mixture import mix_log, mix_prob
 from counterpoint.compose.plan import Plan, Row, Space
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.testing import ScriptedLM
 from counterpoint.types import Completion, CounterpointError, LanguageModel

@@ -8,7 +8,7 @@ import pytest
 
 from counterpoint.artifacts import read_json, write_json
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Said
+from counterpoint.decode.request import Said
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.band_file import add_expert, add_model, remove_expert, set_bounds
 from counterpoint.testing import pico_adapter, save_pico

@@ -18,7 +18,8 @@ from transformers.generation.logits_process import (
 )
 
 from counterpoint.compose.plan import Plan, Row, Space
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling, keep_likely, noise, penalise, sample
 from counterpoint.testing import ScriptedLM
 from counterpoint.types import CounterpointError

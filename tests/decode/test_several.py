@@ -17,7 +17,8 @@ from counterpoint.artifacts import read_json, write_json
 from counterpoint.compose import mixture, route
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request, Said
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.several import Several, Whole, compacted, whole_model
 from counterpoint.models.adapter import merge_into, read_adapter
@@ -279,7 +280,7 @@ def test_regression_a_text_that_is_scored_does_not_take_the_place_of_who_speaks(
     spoken = [Request(Plan((Row(),)), ((n, 2),), Sampling(temperature=0, max_tokens=m)) for n, m in ((1, 2), (5, 9))]
     text = Request(Plan((Row(),)), ((3,),), given=(4, 0, 6, 1, 2, 5) * 3)
     tickets = [engine.submit(request) for request in (*spoken, text)]
-    last = {}
+    last: dict[int, Said] = {}
     while not engine.idle:
         last |= {said.ticket: said for said in engine.advance()}
     alone = Engine(scripted(), str, (), 64)
@@ -434,8 +435,10 @@ def test_regression_a_text_too_long_for_one_model_fails_alone(band: Band) -> Non
     band.engine.chunk = 16
     spoken = Request(Plan((Row(),)), ((1, 2),), Sampling(temperature=0, max_tokens=9))
     expected = band.engine.run([spoken])
-    tickets = [band.engine.submit(one) for one in (spoken, Request(Plan((Row({"odd": 1.0}),)), ((1,),), given=(5,) * 90))]
-    last = {}
+    tickets = [
+        band.engine.submit(one) for one in (spoken, Request(Plan((Row({"odd": 1.0}),)), ((1,),), given=(5,) * 90))
+    ]
+    last: dict[int, Said] = {}
     while not band.engine.idle:
         last |= {said.ticket: said for said in band.engine.advance()}
     assert [last[tickets[0]].completion] == expected

@@ -12,7 +12,8 @@ from torch import Tensor
 from counterpoint.compose.mixture import mix_log, spread_tail
 from counterpoint.compose.plan import Control, Plan, Row, Space
 from counterpoint.decode import tracing
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.testing import ScriptedLM
 from counterpoint.types import Completion, CounterpointError, Trace

@@ -16,7 +16,7 @@ from counterpoint.compose.plan import CONTROLLER, Plan, Row, Space
 from counterpoint.compose.weighers.constant import constant
 from counterpoint.compose.weighers.controller import Controller, Encoding, new_model, profile_key
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.controller import ControllerModel
 from counterpoint.models.load import FAMILIES

@@ -22,7 +22,7 @@ from counterpoint.compose.plan import Plan, Row
 from counterpoint.compose.weighers.arrow import arrow_scores
 from counterpoint.compose.weighers.gate import GUIDE, Gate, GateExpert, Opened
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import LoraFactors
 from counterpoint.models.bank_layers import Seen

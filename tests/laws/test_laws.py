@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from counterpoint.compose import mixture, moe, route, soup
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import LoraFactors
 from counterpoint.models.load import FAMILIES

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from counterpoint.compose import mixture, presets
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.band_file import add_model, new_band
 from counterpoint.testing import ScriptedLM, pico_tokenizer, save_pico

@@ -15,8 +15,8 @@ from counterpoint.compose.plan import Plan, Row
 from counterpoint.compose.weighers.controller import Controller, new_model
 from counterpoint.compose.weighers.gate import GUIDE, Gate, GateExpert, Opened
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request, Said
 from counterpoint.decode.logprobs import TopLogprobs
+from counterpoint.decode.request import Request, Said
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import merge_into
 from counterpoint.models.gates import Guide, Kind

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from counterpoint.compose.plan import Plan, Row
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models import product

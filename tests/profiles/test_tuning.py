@@ -3,7 +3,7 @@ import pytest
 from scipy.special import expit
 
 from counterpoint.profiles import parse_profile
-from counterpoint.profiles.elicit import unsure
+from counterpoint.profiles.elicit import draw, unsure
 from counterpoint.profiles.tuning import Choice, Features, Rated, Tuning, direction, shortened, tuning_of
 from counterpoint.profiles.zone import Zone
 from counterpoint.types import CounterpointError, Dimension, Profile
@@ -32,6 +32,18 @@ def test_candidates_take_one_pole_of_an_axis() -> None:
     assert 50 < len(candidates) <= 200
     assert all(not (p.weights["plain"] and p.weights["technical"]) for p in candidates)
     assert any(p.weights["plain"] and p.weights["warm"] for p in candidates)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_thompson_shows_the_best_of_each_of_two_draws(seed: int) -> None:
+    tuning = tuning_of(DIMENSIONS, "profiles")
+    belief = tuning.believe([])
+    directions_ND = np.array([[direction(p, NAMES)[name] for name in NAMES] for p in tuning.candidates])
+    w_SD = draw(belief, 2, np.random.default_rng(seed)) / (np.sqrt(2) * directions_ND.std(axis=0))
+    best = {int((directions_ND @ w_D).argmax()) for w_D in w_SD}
+    assert len(best) == 2, "two draws that agree are taken again"
+    shown = tuning.pair(belief, np.random.default_rng(seed), "thompson")
+    assert {tuning.candidates.index(profile) for profile in shown} == best
 
 
 @pytest.mark.parametrize("features", ["profiles", "rewards"])

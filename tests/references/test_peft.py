@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from counterpoint.compose import soup
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import merge_into, read_adapter, write_adapter
 from counterpoint.models.bank import LoraBank

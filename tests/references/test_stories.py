@@ -7,7 +7,7 @@ import torch
 
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.band_file import new_band
 from counterpoint.types import Dimension

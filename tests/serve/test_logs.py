@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Said
+from counterpoint.decode.request import Said
 from counterpoint.serve.app import create_app
 from counterpoint.serve.database import Database, open_database
 from counterpoint.serve.keys import Keys

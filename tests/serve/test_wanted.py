@@ -5,7 +5,7 @@ import pytest
 from counterpoint.decode.band import Band
 from counterpoint.serve.errors import Refused
 from counterpoint.serve.store import Version
-from counterpoint.serve.wanted import Asked, asked, header, parse_model, told
+from counterpoint.serve.wanted import Asked, asked, effective, header, parse_model
 from counterpoint.types import CounterpointError, Profile
 
 KNOWN = ("terse", "warm", "exact")
@@ -74,7 +74,7 @@ def test_what_is_told_is_what_reached_the_model(band: Band) -> None:
     """Weights 3 to 1 at strength 0.5 are 0.375 and 0.125; one expert alone has all of it."""
     profile = Profile({"warm": 3.0, "terse": 1.0}, 0.5)
     for method, weights in (("soup", {"warm": 0.375, "terse": 0.125}), ("route", {"warm": 0.5}), ("base", {})):
-        found = told(band, Asked(method, profile, "request"), band.plan(profile, method))
+        found = effective(band, Asked(method, profile, "request"), band.plan(profile, method))
         assert found["weights"] == weights
         assert found["profile"] == "warm=3, terse=1, strength=0.5"
     assert header({"warm": 2 / 3, "terse": 1 / 3}) == "warm=0.666667, terse=0.333333"

@@ -10,7 +10,8 @@ import pytest
 
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.profiles import parse_profile
 from counterpoint.serve.errors import Refused

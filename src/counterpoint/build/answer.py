@@ -8,8 +8,8 @@ import numpy as np
 
 from counterpoint.compose.plan import Plan
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
 from counterpoint.decode.parts import run_in_parts
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.types import CounterpointError, Profile, Prompt
 

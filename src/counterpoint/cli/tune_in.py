@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from counterpoint.decode.band import Band
     from counterpoint.profiles.elicit import Belief
     from counterpoint.profiles.sentence import Reading
-    from counterpoint.profiles.tuning import Features, Tuning, Verdict
+    from counterpoint.profiles.tuning import Features, Pairs, Tuning, Verdict
 
 PROMPTS = (
     "How do I keep bread fresh?", "What should I see in a new city?", "Why is the sky blue?",
@@ -41,6 +41,7 @@ PROMPTS = (
 """Asked in turn where a person brings no prompts of their own."""
 KEYS = {"1": 1.0, "2": 0.0, "=": 0.5}
 REWARDS = "rewards"
+PAIRS = "Which two are shown: information, those that tell most; thompson, two draws of what may be wanted."
 BAR, REACH = 20, 2.0
 """Width of a bar, and the weight that fills it."""
 Row = dict[str, Any]
@@ -58,6 +59,7 @@ class Session:
     scorers: Sequence[RewardFn]
     method: str
     strength: float
+    pairs: "Pairs"
     sampling: Any
 
 
@@ -69,6 +71,7 @@ def tune_in(
     reward: Annotated[list[str] | None, typer.Option(help="As in score; unless given, the band's rewards.")] = None,
     sentence: Annotated[str, typer.Option(help='Start from what a person says: "I am a nurse, keep it short".')] = "",
     choices: Annotated[int, typer.Option(help="Stop after so many choices, if not sure before.")] = 25,
+    pairs: Annotated[Literal["information", "thompson"], typer.Option(help=PAIRS)] = "information",
     method: Annotated[str, typer.Option(help="How the experts are combined.")] = "soup",
     to: Annotated[Path | None, typer.Option("--out", help="Keep every choice here (.json), and go on from it.")] = None,
     temperature: Temperature = 0.7,
@@ -90,7 +93,7 @@ def tune_in(
     tuning, reading = start(loaded, scorers, sentence)
     check_same(rows, tuning, to)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
-    session = Session(loaded, tuning, scorers, method, loaded.file.strengths.get(method, 1.0), sampling)
+    session = Session(loaded, tuning, scorers, method, loaded.file.strengths.get(method, 1.0), pairs, sampling)
     if reading is not None:
         print_reading(reading)
     asked = prompts_of(prompt or [], prompts)
@@ -163,7 +166,7 @@ def ask(session: Session, rows: Sequence[Row], prompt: str) -> Row | None:
     from counterpoint.profiles import format_profile
 
     generator = np.random.default_rng([session.sampling.seed, len(rows)])
-    pair = session.tuning.pair(belief_of(session.tuning, rows), generator)
+    pair = session.tuning.pair(belief_of(session.tuning, rows), generator, session.pairs)
     profiles = [replace(pair[side], strength=session.strength) for side in generator.permutation(2)]
     texts = answers(session, prompt, profiles, len(rows))
     say(f"\n[bold]{len(rows) + 1}. {escape(prompt)}[/bold]")
@@ -207,8 +210,10 @@ def features(
 def answer_of_person() -> float | None:
     """Which answer is preferred: the share of the first, or None for the end."""
     while True:
+        if sys.stdin.isatty():
+            say("1, 2, = (as good), q (stop)> ", end="")  # input() would write it to where --json goes
         try:
-            key = input("1, 2, = (as good), q (stop)> " if sys.stdin.isatty() else "").strip()
+            key = input().strip()
         except (EOFError, KeyboardInterrupt):
             return None
         if key == "q":

@@ -21,8 +21,9 @@ from counterpoint.compose.weighers.constant import constant
 from counterpoint.compose.weighers.controller import Controller, check_vocabulary, load_parts, read_controller
 from counterpoint.compose.weighers.gate import FILE, GATES, KINDS, Gate, Opened, gate_over, open_gate, read_gate
 from counterpoint.data.chat import prompt_ids, with_request
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
 from counterpoint.decode.refresh import read_change
+from counterpoint.decode.request import Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.several import INSTEAD, Several, Whole, whole_model

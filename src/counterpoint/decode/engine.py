@@ -17,59 +17,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from counterpoint.compose.plan import Plan
 from counterpoint.decode.logprobs import TopLogprobs, top_logprobs
 from counterpoint.decode.mixing import Group, Mixture, grouped, mix
+from counterpoint.decode.request import Request, Said
 from counterpoint.decode.rows import cells
 from counterpoint.decode.sampling import Sampling, lean, leaning, noise, penalise, sample
 from counterpoint.decode.scoring import Score
 from counterpoint.decode.several import LostRows, compacted
-from counterpoint.decode.tracing import Detail, Recorder, Step
+from counterpoint.decode.tracing import Recorder, Step
 from counterpoint.types import Completion, CounterpointError, LanguageModel
-
-
-@dataclass(frozen=True)
-class Request:
-    """A plan, the context of each of its rows (token ids), and how to sample.
-
-    With `trace` its completion tells how each token came about; "vocabulary" keeps every row's whole distribution.
-    `logprobs` asks for so many of the likeliest tokens beside each token (0: the token's own log-probability), of the
-    mixture, before temperature, the penalties on what was said and the bias act on it. With `given` tokens nothing is
-    drawn: these are scored instead.
-    """
-
-    plan: Plan
-    contexts: tuple[tuple[int, ...], ...]
-    sampling: Sampling = field(default_factory=Sampling)
-    trace: Detail | None = None
-    logprobs: int | None = None
-    given: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.contexts) != len(self.plan.all_rows):
-            raise ValueError(f"{len(self.plan.all_rows)} rows but {len(self.contexts)} contexts")
-
-    @property
-    def longest(self) -> int:
-        """The longest of its contexts, in tokens."""
-        return max(map(len, self.contexts))
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a step brought to a request. With a `completion` or an `error` it is over, and has left.
-
-    `token` is None where none was said: by the end-of-text token, and in what is not drawn. `logprobs` and `credit`
-    (`Trace.credit_TK`) are there for those who asked. `scores` are those of a request's given tokens.
-    """
-
-    ticket: int
-    token: int | None = None
-    completion: Completion | None = None
-    error: CounterpointError | None = None
-    logprobs: TopLogprobs | None = None
-    credit: tuple[float, ...] | None = None
-    scores: tuple[TopLogprobs, ...] | None = None
 
 
 @dataclass
@@ -163,12 +119,12 @@ class Engine:
     @property
     def rows(self) -> int:
         """How many rows are live or joining."""
-        return sum(len(one.rows) for one in (*self._live, *self._joining))
+        return sum(len(request.contexts) for request in self._together)
 
     @property
     def gates(self) -> list[Mapping[str, float]]:
         """Those of all rows that are live or joining."""
-        return [row.gate for one in (*self._live, *self._joining) for row in one.request.plan.all_rows]
+        return [row.gate for request in self._together for row in request.plan.all_rows]
 
     @property
     def waiting(self) -> int:
@@ -372,17 +328,22 @@ class Engine:
     @property
     def promised(self) -> int:
         """How many cells the requests in the batch may come to take together, of `max_cells`."""
-        together = [one.request for one in (*self._live, *self._joining)]
-        rows = sum(len(request.contexts) for request in together)
-        return cells(rows, max(map(self._reach, together)), self.longest) if together else 0
+        return self._cells(self._together)
 
     def _fits(self, joining: Sequence[Request]) -> bool:
         """Whether requests fit beside all that are in the batch."""
-        together = [*(one.request for one in (*self._live, *self._joining)), *joining]
+        together = [*self._together, *joining]
         rows = sum(len(request.contexts) for request in together)
-        return rows <= self.max_rows and (
-            self.max_cells is None or cells(rows, max(map(self._reach, together)), self.longest) <= self.max_cells
-        )
+        return rows <= self.max_rows and (self.max_cells is None or self._cells(together) <= self.max_cells)
+
+    @property
+    def _together(self) -> list[Request]:
+        """Those that are live or joining."""
+        return [one.request for one in (*self._live, *self._joining)]
+
+    def _cells(self, requests: Sequence[Request]) -> int:
+        rows = sum(len(request.contexts) for request in requests)
+        return cells(rows, max(map(self._reach, requests)), self.longest) if requests else 0
 
     def _reach(self, request: Request) -> int:
         """How many positions a request may come to take, of each row."""
@@ -390,7 +351,7 @@ class Engine:
 
     def _check_cells(self, request: Request) -> None:
         rows, reach = len(request.contexts), self._reach(request)
-        if self.max_cells is None or cells(rows, reach, self.longest) <= self.max_cells:
+        if self.max_cells is None or self._cells([request]) <= self.max_cells:
             return
         room = max(
             (p for n in range(40) if cells(rows, p := min(2**n, self.longest), self.longest) <= self.max_cells),

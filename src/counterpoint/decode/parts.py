@@ -5,7 +5,7 @@ from pathlib import Path
 
 from counterpoint.artifacts import read_json, write_json
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.types import Completion
 
 PART = 512

@@ -16,6 +16,8 @@ DELTA = 0.1
 DRAWS = 512
 POINTS = 1024
 """Draws that carry a belief, and the weighted points that they are taken from."""
+PAIRS = {"information": 32, "thompson": 2}
+"""How many draws name candidates for the next pair, by what this is called; see `next_pair`."""
 WIDER = 1.4
 """How much wider than the Laplace approximation the points lie, so that its tails are reached."""
 NEWTON, NEAR = 100, 1e-4
@@ -168,7 +170,7 @@ def draw(belief: Belief, n: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def next_pair(
-    belief: Belief, candidates_ND: np.ndarray, generator: np.random.Generator, draws: int = 32
+    belief: Belief, candidates_ND: np.ndarray, generator: np.random.Generator, draws: int = PAIRS["information"]
 ) -> tuple[int, int]:
     """The two candidates to show next.
 
@@ -177,8 +179,8 @@ def next_pair(
 
         I(choice; w) = H(E_w p) - E_w H(p),   p = P(first | w),   H the entropy of a coin
 
-    (Houlsby et al. 2011, arXiv 1112.5745). With `draws=2` this is plain Thompson sampling of a pair. Where all draws
-    agree, more are taken, and at last the best and the second best by the mean are shown.
+    (Houlsby et al. 2011, arXiv 1112.5745). With two draws this is plain Thompson sampling of a pair (`PAIRS`). Where
+    all draws agree, more are taken, and at last the best and the second best by the mean are shown.
     """
     for _ in range(10):
         w_SD = draw(belief, draws, generator)

@@ -9,6 +9,7 @@ import numpy as np
 
 from counterpoint.profiles.elicit import (
     NOISE,
+    PAIRS,
     Belief,
     believe,
     compared,
@@ -24,6 +25,8 @@ from counterpoint.types import CounterpointError, Dimension, Profile
 
 Features = Literal["rewards", "profiles"]
 """What is known of an answer: its scores by reward models, or just the profile that made it (`direction`)."""
+Pairs = Literal["information", "thompson"]
+"""How the next pair is chosen: two plain Thompson draws, or of many the two that tell most (`elicit.next_pair`)."""
 MOST = 200
 """Candidates, at most."""
 FINEST = 8
@@ -100,9 +103,11 @@ class Tuning:
         counts_N = np.concatenate([np.ones(len(choices)), counts_P])
         return believe(d_ND / self._unit(d_ND), self.start, shares_N=shares_N, counts_N=counts_N)
 
-    def pair(self, belief: Belief, generator: np.random.Generator) -> tuple[Profile, Profile]:
+    def pair(
+        self, belief: Belief, generator: np.random.Generator, pairs: Pairs = "information"
+    ) -> tuple[Profile, Profile]:
         """The two profiles that should answer the person's next prompt."""
-        first, second = next_pair(belief, self._places(), generator)
+        first, second = next_pair(belief, self._places(), generator, PAIRS[pairs])
         return self.candidates[first], self.candidates[second]
 
     def verdict(self, belief: Belief) -> Verdict:

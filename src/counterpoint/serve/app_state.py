@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -33,17 +32,10 @@ class State:
     answers: Answers = field(default_factory=Answers)
     began: int = field(default_factory=lambda: int(time.time()))
 
-    @cached_property
-    def scorers(self) -> Scorers:
-        return Scorers(self.band.folder)
-
-    @cached_property
-    def learner(self) -> Learner:
-        return Learner(self.band, self.store, self.scorers)
-
-    @cached_property
-    def names(self) -> Names:
-        return Names(self.band.tokenizer)
+    def __post_init__(self) -> None:
+        self.scorers = Scorers(self.band.folder)
+        self.learner = Learner(self.band, self.store, self.scorers)
+        self.names = Names(self.band.tokenizer)
 
     @property
     def default(self) -> tuple[Profile | None, str]:

@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from counterpoint.compose.plan import Plan
 from counterpoint.data.chat import prompt_ids
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.several import whole_model
 from counterpoint.serve.errors import Refused

@@ -10,8 +10,8 @@ from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from counterpoint.decode.engine import Request as Asking
-from counterpoint.decode.engine import Said
+from counterpoint.decode.request import Request as Asking
+from counterpoint.decode.request import Said
 from counterpoint.serve.errors import Refused, told
 from counterpoint.serve.fair import Owner
 from counterpoint.serve.seen import seen_of
@@ -52,12 +52,13 @@ class Answering:
         return self.completion
 
 
-def submit(request: Request, worker: Worker, owner: Owner, asking: Sequence[Asking]) -> Stream:
-    """Queue what a call asks of the engine, which may be nothing."""
+def submit(request: Request, worker: Worker, owner: Owner, asking: Sequence[Asking], prompt_tokens: int) -> Stream:
+    """Queue what a call asks of the engine, which may be nothing; of its prompts' tokens it is charged once."""
     if not asking:
         return Stream(owner, [])
-    stream = worker.submit(owner, asking)
-    seen_of(request).streams.append(stream)
+    stream, seen = worker.submit(owner, asking), seen_of(request)
+    seen.streams.append(stream)
+    seen.prompt_tokens = prompt_tokens
     return stream
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from counterpoint.decode.engine import Request as Asking
+from counterpoint.decode.request import Request as Asking
 from counterpoint.serve.answers import Answer, answer_id
 from counterpoint.serve.app_state import State, owner_of, state_of
 from counterpoint.serve.asking import answers_to, chat_prompt, request_for
@@ -20,7 +20,7 @@ from counterpoint.serve.replies import ChatReply, replies
 from counterpoint.serve.seen import seen_of
 from counterpoint.serve.streams import Growing
 from counterpoint.serve.tokens import chat_logprob
-from counterpoint.serve.wanted import header, plan_of, told
+from counterpoint.serve.wanted import effective, header, plan_of
 from counterpoint.serve.wire import ChatBody
 from counterpoint.serve.worker import Stream
 from counterpoint.types import Prompt
@@ -66,7 +66,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
 
     Log-probabilities are those of the mixture, before temperature, penalties and bias act on it.
     """
-    call = await asked(body, request)
+    call = await opened(body, request)
     headers = {"X-Counterpoint-Weights": header(call.effective["weights"])}
     if body.stream:
         bodies = await unless_gone(request, begun(chunks(call)))
@@ -74,7 +74,7 @@ async def chat(body: ChatBody, request: Request) -> Response:
     return JSONResponse(await unless_gone(request, whole(call)), headers=headers)
 
 
-async def asked(body: ChatBody, request: Request) -> Chat:
+async def opened(body: ChatBody, request: Request) -> Chat:
     """Submit what a body asks for."""
     state, owner = state_of(request), owner_of(request)
     wanted = await state.asked(owner, body)
@@ -86,9 +86,9 @@ async def asked(body: ChatBody, request: Request) -> Chat:
     if body.trace and not is_gated(plan):
         first = replace(first, trace="token")
     asking = answers_to(first, body.n, body.seed, body.top)
-    stream = submit(request, state.worker, (owner, body.user or ""), asking)
+    stream = submit(request, state.worker, (owner, body.user or ""), asking, len(first.contexts[0]))
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
-    return Chat(state, body, owner, prompt, stream, head, told(state.band, wanted, plan))
+    return Chat(state, body, owner, prompt, stream, head, effective(state.band, wanted, plan))
 
 
 async def whole(call: Chat) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from starlette.concurrency import run_in_threadpool
 
 from counterpoint.compose.plan import Plan
 from counterpoint.data.chat import prompt_ids
-from counterpoint.decode.engine import Request as Asking
-from counterpoint.decode.engine import Said
 from counterpoint.decode.logprobs import TopLogprobs
+from counterpoint.decode.request import Request as Asking
+from counterpoint.decode.request import Said
 from counterpoint.serve.answers import Answer, answer_id
 from counterpoint.serve.app_state import State, owner_of, state_of
 from counterpoint.serve.asking import answers_to, request_for, scoring
@@ -24,7 +24,7 @@ from counterpoint.serve.replies import CompletionReply, replies
 from counterpoint.serve.seen import seen_of
 from counterpoint.serve.streams import Growing
 from counterpoint.serve.tokens import completion_logprobs
-from counterpoint.serve.wanted import header, plan_of, told
+from counterpoint.serve.wanted import effective, header, plan_of
 from counterpoint.serve.wire import CompletionBody, Ids
 from counterpoint.serve.worker import Stream
 from counterpoint.types import Completion
@@ -34,11 +34,15 @@ router = APIRouter(tags=["openai"])
 
 @dataclass
 class Prompted:
-    """A prompt: what was sent, its ids and its text; of each id how likely it was, where that is asked for."""
+    """A prompt: what was sent, its ids and its text.
+
+    Where it is echoed with log-probabilities, also where in the text each id begins, and how likely it was.
+    """
 
     sent: str | Ids
     ids: Ids
     text: str
+    starts: list[int]
     scores: list[TopLogprobs | None] = field(default_factory=list)
 
 
@@ -105,7 +109,7 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     Log-probabilities are those of the mixture, before temperature, penalties and bias act on it; with `echo` those of
     the prompt as well, whose first token has none.
     """
-    call = await asked(body, request)
+    call = await opened(body, request)
     headers = {"X-Counterpoint-Weights": header(call.effective["weights"])}
     if body.stream:
         bodies = await unless_gone(request, begun(chunks(call)))
@@ -113,28 +117,31 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     return JSONResponse(await unless_gone(request, whole(call)), headers=headers)
 
 
-async def asked(body: CompletionBody, request: Request) -> Call:
+async def opened(body: CompletionBody, request: Request) -> Call:
     """Score the prompts where that is asked for, and submit what is to be answered."""
     state, owner = state_of(request), owner_of(request)
     wanted = await state.asked(owner, body)
     seen_of(request).method = wanted.method
     plan = await plan_of(state.worker, wanted)
-    prompts = await run_in_threadpool(read, state, body.prompt)
+    prompts = await run_in_threadpool(read, state, body)
+    length = sum(len(prompt.ids) for prompt in prompts)
     asking = await run_in_threadpool(requests_for, state, body, plan)
     queue = owner, body.user or ""
     if body.echo and body.logprobs is not None:
-        stream = submit(request, state.worker, queue, scores_wanted(plan, prompts, body.logprobs))
+        stream = submit(request, state.worker, queue, scores_wanted(plan, prompts, body.logprobs), length)
         await unless_gone(request, score(state, stream, prompts))
-    stream = submit(request, state.worker, queue, asking)
+    stream = submit(request, state.worker, queue, asking, length)
     head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
-    return Call(state, body, owner, prompts, stream, {**head, "model": body.model}, told(state.band, wanted, plan))
+    return Call(state, body, owner, prompts, stream, {**head, "model": body.model}, effective(state.band, wanted, plan))
 
 
-def read(state: State, prompts: Sequence[str | Ids]) -> list[Prompted]:
+def read(state: State, body: CompletionBody) -> list[Prompted]:
     found = []
-    for sent in prompts:
+    for sent in body.prompt:
         ids = sent if isinstance(sent, Ids) else Ids(prompt_ids(sent, state.band.tokenizer))
-        found.append(Prompted(sent, ids, sent if isinstance(sent, str) else state.band.engine.decode(ids)))
+        text = sent if isinstance(sent, str) else state.band.engine.decode(ids)
+        starts = starts_in(ids, len(text), state) if body.echo and body.logprobs is not None else []
+        found.append(Prompted(sent, ids, text, starts))
     return found
 
 
@@ -167,13 +174,23 @@ async def whole(call: Call) -> dict[str, Any]:
     answers = call.begin()
     async for index, said in news(call.state.worker, call.stream):
         answers[index].hear(call.going_on(said))
-    choices = []
     for index, answering in enumerate(answers):
         call.remember(index, answering)
-        text = call.echoed(index) + answering.whole.text
-        found = logprobs(call, index, answering, call.body.echo)
-        choices.append(piece(index, text, found, answering.whole.finish))
+    choices = await run_in_threadpool(choices_of, call, answers)
     return {**call.head, "choices": choices, "usage": call.usage(answers), "counterpoint": call.effective}
+
+
+def choices_of(call: Call, answers: Sequence[Answering]) -> list[dict[str, Any]]:
+    """Whole answers; naming the tokens of many long prompts takes seconds."""
+    return [
+        piece(
+            index,
+            call.echoed(index) + answering.whole.text,
+            logprobs(call, index, answering, call.body.echo),
+            answering.whole.finish,
+        )
+        for index, answering in enumerate(answers)
+    ]
 
 
 async def chunks(call: Call) -> AsyncIterator[dict[str, Any]]:
@@ -220,13 +237,13 @@ def logprobs(call: Call, choice: int, answering: Answering, echo: bool) -> dict[
     offsets = [len(call.echoed(choice)) + starts[place] for place, _ in said]
     if echo:
         ids, found = [*prompt.ids, *ids], [*prompt.scores, *found]
-        offsets = [*starts_in(prompt, state), *offsets]
+        offsets = [*prompt.starts, *offsets]
     return completion_logprobs(state.names, ids, found, offsets)
 
 
-def starts_in(prompt: Prompted, state: State) -> list[int]:
+def starts_in(ids: Ids, length: int, state: State) -> list[int]:
     """Where each token of a prompt begins; special tokens, which have no text, take no room."""
     growing = Growing(state.band.engine.decode)
-    for token in prompt.ids:
+    for token in ids:
         growing.add(token)
-    return [min(start, len(prompt.text)) for start in growing.starts]
+    return [min(start, length) for start in growing.starts]

@@ -5,7 +5,7 @@ from typing import Any
 
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.evaluate.gate_trace import group_shares
 from counterpoint.models.gates import GATE
 from counterpoint.serve.calls import Answering

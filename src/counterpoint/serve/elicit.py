@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
 from counterpoint.decode.sampling import Sampling
@@ -24,9 +24,9 @@ from counterpoint.serve.replies import ERRORS
 from counterpoint.serve.seen import seen_of
 from counterpoint.serve.store import Feedback, Kind, Version, check_user, new_id
 from counterpoint.serve.streams import Growing
-from counterpoint.serve.unserved import mistake, only_served, whole_characters
-from counterpoint.serve.wanted import Asked, header, plan_of, told
-from counterpoint.serve.wire import ChatMessage, Length
+from counterpoint.serve.unserved import mistake
+from counterpoint.serve.wanted import Asked, check_method, effective, header, plan_of
+from counterpoint.serve.wire import Asking, ChatMessage, Length
 from counterpoint.serve.worker import Stream
 from counterpoint.types import Profile, Prompt
 
@@ -41,17 +41,6 @@ FORMS = (
     ("completion", "rating"),
 )
 """The fields of each way to say something; exactly one is taken."""
-
-
-class Asking(BaseModel):
-    """A body whose unknown fields are mistakes, and whose nulls are as good as nothing."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _served(cls, body: Any) -> Any:
-        return only_served(whole_characters(body), cls.model_fields)
 
 
 class FeedbackBody(Asking):
@@ -196,19 +185,20 @@ async def pair(request: Request, user: str, body: PairBody) -> PairReply:
     known = await run_in_threadpool(state.store.user, owner, user)
     before = known.current if known else None
     method = body.method or (before and before.method) or state.default[1]
+    check_method(method)
     seen_of(request).method = method
     profiles = await run_in_threadpool(drawn, state.learner, owner, user, before, method)
     prompt = chat_prompt(state.band, body.messages)
     asked = [Asked(method, profile, "user") for profile in profiles]
     plans = [await plan_of(state.worker, one) for one in asked]
     sampling = Sampling(max_tokens=state.limit(body.max_tokens), seed=secrets.randbits(32))
-    requests = [request_for(state.band, prompt, plan, sampling, "messages") for plan in plans]
-    stream = submit(request, state.worker, (owner, user), requests)
+    requests = [await run_in_threadpool(request_for, state.band, prompt, plan, sampling, "messages") for plan in plans]
+    stream = submit(request, state.worker, (owner, user), requests, len(requests[0].contexts[0]))
     answers = [Answering(Growing(state.band.engine.decode)) for _ in requests]
     await unless_gone(request, heard(state, stream, answers))
     name = f"pair-{secrets.token_hex(12)}"
     for index, (one, plan, answering) in enumerate(zip(asked, plans, answers, strict=True)):
-        weights = told(state.band, one, plan)["weights"]
+        weights = effective(state.band, one, plan)["weights"]
         state.answers.keep(answer_id(name, index), Answer(owner, prompt, answering.whole.text, weights))
     return PairReply(pair=name, a=answers[0].whole.text, b=answers[1].whole.text)
 

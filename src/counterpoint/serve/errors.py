@@ -54,6 +54,11 @@ class Refused(CounterpointError):
         self.param = param
         self.retry_after = retry_after
 
+    @property
+    def said(self) -> str:
+        """What a client reads of it."""
+        return self.public or str(self)
+
 
 class ExpertAway(Refused):
     """A model behind an endpoint failed."""
@@ -62,6 +67,15 @@ class ExpertAway(Refused):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, 503, "expert_away", retry_after=EXPERT_S)
+
+
+class Broken(Refused):
+    """A file of the band's own is at fault, which the client neither knows of nor can mend."""
+
+    public = "a file that this needs is broken; whoever runs the server finds in its log which"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 503, "file_broken")
 
 
 def refused(error: CounterpointError) -> Refused:
@@ -79,7 +93,7 @@ def body_of(message: str, status: int, code: str | None = None, param: str | Non
 def told(error: CounterpointError) -> dict[str, object]:
     """An error as the body of a reply, or as an event of a stream that has begun."""
     found = refused(error)
-    return body_of(found.public or str(found), found.status, found.code, found.param)
+    return body_of(found.said, found.status, found.code, found.param)
 
 
 def reply_to(error: CounterpointError) -> JSONResponse:

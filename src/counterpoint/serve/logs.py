@@ -70,7 +70,7 @@ def _renderer(to: TextIO) -> Processor:
     return structlog.dev.ConsoleRenderer() if to.isatty() else structlog.processors.JSONRenderer(ensure_ascii=False)
 
 
-def told(seen: Seen, seconds: float) -> dict[str, Any]:
+def line_of(seen: Seen, seconds: float) -> dict[str, Any]:
     """What the line of a request says; what it does not have is left out."""
     line = {
         "id": seen.id,

@@ -17,7 +17,7 @@ from counterpoint.serve.drain import Drain
 from counterpoint.serve.errors import Refused
 from counterpoint.serve.hold import refresh
 from counterpoint.serve.limits import Limits
-from counterpoint.serve.logs import told, trail
+from counterpoint.serve.logs import line_of, trail
 from counterpoint.serve.metrics import Metrics
 from counterpoint.serve.seen import Seen
 from counterpoint.serve.settings import Settings
@@ -46,7 +46,7 @@ class Operations:
         self.metrics.note(seen, seconds)
         if seen.streams:
             self.limits.spend(seen.owner, seen.prompt_tokens + seen.tokens, rates(seen.key)[1])
-        line = told(seen, seconds) | (self._texts(seen) if self.settings.log_prompts else {})
+        line = line_of(seen, seconds) | (self._texts(seen) if self.settings.log_prompts else {})
         if seen.error:
             self.log.error("failed", **line, trail=trail(seen.error), **self._words(seen.error))
         elif seen.fault:

@@ -6,16 +6,16 @@ from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import Match
 from starlette.types import Scope
 
-from counterpoint.decode.band import METHODS
-from counterpoint.profiles import parse_profile, unknown_name
+from counterpoint.profiles import parse_profile
 from counterpoint.serve.app_state import owner_of, state_of
 from counterpoint.serve.errors import Refused
 from counterpoint.serve.store import Store, User, Version
-from counterpoint.types import CounterpointError, Profile
+from counterpoint.serve.wanted import check_method
+from counterpoint.serve.wire import Asking
+from counterpoint.types import Profile
 
 T = TypeVar("T")
 
@@ -36,16 +36,14 @@ class UserRoute(APIRoute):
 
 router = APIRouter(route_class=UserRoute, tags=["people"])
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-class ProfileBody(BaseModel):
+class ProfileBody(Asking):
     """A profile as text, such as `concise=0.7, friendly`, or as weights by dimension."""
 
-    model_config = ConfigDict(extra="forbid")
-    profile: str | dict[str, Number]
-    strength: Number | None = None
+    profile: str | dict[str, float]
+    strength: float | None = None
     method: str | None = None
 
 
@@ -66,8 +64,8 @@ def read(request: Request, user: str) -> dict[str, Any]:
 def put_profile(request: Request, user: str, body: ProfileBody) -> dict[str, Any]:
     """Set a person's profile; an unknown person is made. What was before stays in the history."""
     profile = read_profile(body, state_of(request).band.dimensions)
-    if body.method is not None and body.method not in METHODS:
-        raise CounterpointError(unknown_name("method", body.method, METHODS))
+    if body.method is not None:
+        check_method(body.method)
     return user_json(store_of(request).set_profile(owner_of(request), user, profile, "set", body.method))
 
 

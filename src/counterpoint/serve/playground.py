@@ -13,8 +13,9 @@ from counterpoint.decode.band import METHODS, Band
 from counterpoint.profiles import format_profile
 from counterpoint.profiles.bounds import as_pairs
 from counterpoint.serve.app_state import State, state_of
-from counterpoint.serve.errors import Refused
+from counterpoint.serve.errors import Refused, refused
 from counterpoint.serve.measured import Point, measured
+from counterpoint.serve.wanted import read_plan
 from counterpoint.types import CounterpointError, Profile
 
 router = APIRouter()
@@ -127,7 +128,7 @@ def methods(band: Band) -> Iterator[MethodCard]:
 
 def refusal(band: Band, method: str, profile: Profile) -> str | None:
     try:
-        band.plan(profile, method)
+        read_plan(band, profile, method)
     except CounterpointError as error:
-        return str(error)
+        return refused(error).said
     return None

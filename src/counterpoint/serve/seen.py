@@ -30,7 +30,8 @@ GONE = 499
 class Seen:
     """One request. Endpoints add the method of their answer, and the streams of the engine that it comes from.
 
-    `status` is 0 until the answer begins; `over` says that all of it was handed on.
+    Of `prompt_tokens` each prompt's count once, however many answers it gets and rows it takes. `status` is 0 until the
+    answer begins; `over` says that all of it was handed on.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Seen:
     key: Key | None = None
     owner: str = LOCAL
     method: str | None = None
+    prompt_tokens: int = 0
     streams: list[Stream] = field(default_factory=list)
     route: str = NO_ROUTE
     status: int = 0
@@ -57,11 +59,6 @@ class Seen:
     def gone(self) -> bool:
         """Whether the client left, or was cut off, before its answer ended."""
         return self.status == GONE or not (self.over or self.error)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """A prompt counts once, however many answers it gets and however many rows it takes."""
-        return sum(len(stream.requests[0].contexts[0]) for stream in self.streams)
 
     @property
     def tokens(self) -> int:

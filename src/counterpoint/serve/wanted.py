@@ -9,10 +9,10 @@ from counterpoint.compose.weighers.gate import KINDS
 from counterpoint.decode.band import METHODS, Band
 from counterpoint.profiles import format_profile, parse_profile, unknown_name
 from counterpoint.profiles.bounds import acting, coefficients
-from counterpoint.serve.errors import Refused
+from counterpoint.serve.errors import Broken, Refused
 from counterpoint.serve.store import Version
 from counterpoint.serve.worker import Worker
-from counterpoint.types import Profile
+from counterpoint.types import CounterpointError, Profile
 
 Source = Literal["request", "model", "user", "default"]
 DEFAULT = "default"
@@ -42,6 +42,12 @@ def parse_model(name: str, known: tuple[str, ...], method: str) -> tuple[str, Pr
         )  # fmt: skip
     read = parse_profile(profile.replace(";", ","), known) if colon else None
     return method if said == DEFAULT else said, read
+
+
+def check_method(name: str) -> None:
+    """Raise `Refused` for a method that there is not; what a stranger made up must not become a label of a figure."""
+    if name not in METHODS:
+        raise Refused(unknown_name("method", name, METHODS), param="method")
 
 
 def asked(
@@ -85,11 +91,26 @@ async def plan_of(worker: Worker, asked: Asked) -> Plan:
     """The plan; controllers and gates may be read only now, which must not happen during a step."""
     band = worker.band
     if asked.method in ("mope", *KINDS):
-        return await worker.call(lambda: band.plan(asked.profile, asked.method))
+        return await worker.call(lambda: read_plan(band, asked.profile, asked.method))
     return band.plan(asked.profile, asked.method)
 
 
-def told(band: Band, asked: Asked, plan: Plan) -> dict[str, Any]:
+def read_plan(band: Band, profile: Profile | None, method: str) -> Plan:
+    """The plan, once what it needs of the band's folder has been read; not to be called during a step.
+
+    Raises `Broken` where that cannot be read, CounterpointError for a profile that the method cannot serve.
+    """
+    try:
+        if method == "mope":
+            band.controller  # noqa: B018 (reads it)
+        elif method in band.gates:
+            band.gate(method)
+    except CounterpointError as error:
+        raise Broken(str(error)) from error
+    return band.plan(profile, method)
+
+
+def effective(band: Band, asked: Asked, plan: Plan) -> dict[str, Any]:
     """What a reply says of how it was made: the coefficients in force are what reached the model."""
     given = None if asked.method == "base" else band.in_force(asked.profile)
     held = {} if asked.method == "base" else acting(asked.profile, band.bounds)

@@ -38,6 +38,17 @@ def _nullable(schema: dict[str, Any]) -> None:
             schema["properties"][name] = {"anyOf": [*kinds, {"type": "null"}], **said}
 
 
+class Asking(BaseModel):
+    """A body whose unknown fields are mistakes, and whose nulls are as good as nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_nullable)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _served(cls, body: Any) -> Any:
+        return only_served(whole_characters(body), cls.model_fields)
+
+
 class Part(BaseModel):
     """A piece of a message's text."""
 
@@ -83,10 +94,9 @@ class StreamOptions(BaseModel):
         return only_served(options, cls.model_fields)
 
 
-class Body(BaseModel):
+class Body(Asking):
     """What chats and completions share."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_nullable)
     model: str = Field(
         "default",
         description="METHOD, METHOD:PROFILE such as `soup:concise=0.7,friendly=0.3`, or `default`. "
@@ -121,11 +131,6 @@ class Body(BaseModel):
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] = {}
     parallel_tool_calls: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _served(cls, body: Any) -> Any:
-        return only_served(whole_characters(body), cls.model_fields)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Body":

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request, Said
+from counterpoint.decode.request import Request, Said
 from counterpoint.serve.errors import Refused
 from counterpoint.serve.fair import FairQueue, Owner, Pace
 from counterpoint.types import Completion, CounterpointError

@@ -23,7 +23,7 @@ from counterpoint.compose.mixture import mix_log
 from counterpoint.compose.plan import Plan
 from counterpoint.compose.weighers.controller import Controller, profile_key, shares
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Request
+from counterpoint.decode.request import Request
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.tracing import Detail
 from counterpoint.models.controller import ControllerModel

@@ -30,7 +30,8 @@ from counterpoint.artifacts import make_once, read_json, write_json
 from counterpoint.compose.plan import Plan, Row
 from counterpoint.data.chat import prompt_ids, with_request
 from counterpoint.data.responses import prompt_column
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
+from counterpoint.decode.request import Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.models.adapter import PREFIX, LoraFactors
