@@ -20,8 +20,9 @@ from torch import Tensor
 from counterpoint.compose import mixture
 from counterpoint.compose.plan import Plan
 from counterpoint.decode.band import Band
-from counterpoint.decode.engine import Engine, Request
+from counterpoint.decode.engine import Engine
 from counterpoint.decode.remote import remote_whole
+from counterpoint.decode.request import Request
 from counterpoint.decode.rows import Rows
 from counterpoint.decode.sampling import Sampling
 from counterpoint.decode.several import Several

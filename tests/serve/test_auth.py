@@ -213,6 +213,17 @@ def test_tokens_are_counted_once_they_are_known(client: Callable[..., Any], data
     assert again.headers["x-ratelimit-remaining-tokens"] == "0"
 
 
+def test_every_prompt_of_a_call_is_counted_also_one_that_is_scored_alone(
+    client: Callable[..., Any], database: Database
+) -> None:
+    _, secret = Keys(database).add("shop")
+    asked = {"prompt": ["What does the owl eat?"] * 3, "max_tokens": 0, "echo": True, "logprobs": 0}
+    with client(tokens_per_minute=1000) as http:
+        used = http.post("/v1/completions", json=asked, headers=bearer(secret)).json()["usage"]["total_tokens"]
+        after = http.get("/v1/users", headers=bearer(secret))
+    assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1000 - used
+
+
 def test_probes_are_not_counted(client: Callable[..., Any]) -> None:
     with client(requests_per_minute=1) as http:
         assert {http.get("/healthz").status_code for _ in range(3)} == {200}

@@ -270,6 +270,21 @@ def test_an_adapter_that_breaks_on_the_disk_is_used_as_it_was(serve: Serve, mine
         assert server.http.post(CHAT, json=asked).json()["choices"] == before
 
 
+@pytest.mark.parametrize(("method", "file"), [("x-lora", "gates/x-lora/gate.json"), ("mope", "controller/head.json")])
+def test_what_is_broken_of_a_method_hinders_those_alone_who_want_it(
+    serve: Serve, mine: Path, method: str, file: str
+) -> None:
+    (mine / file).parent.mkdir(parents=True)
+    (mine / file).write_text("{}")
+    with serve(mine) as server:
+        broken = server.http.post(CHAT, json=ASKED | {"model": f"{method}:terse"})
+        is_error(broken, 503, "file_broken")
+        (card,) = [card for card in server.http.get("/v1/band").json()["methods"] if card["name"] == method]
+        assert not card["available"]
+        assert str(mine) not in broken.text + card["why"], "where it lies is for the operator"
+        served_as_ever(server)
+
+
 @pytest.mark.filterwarnings("ignore:expert 'far'")
 def test_an_expert_that_is_away_hinders_those_alone_who_want_it(serve: Serve, mine: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as deaf:

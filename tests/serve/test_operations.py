@@ -107,6 +107,7 @@ def test_no_label_holds_what_a_client_made_up(http: TestClient) -> None:
     http.get(f"/v1/users/{name}")
     http.get(f"/{name}")
     http.post(CHAT, json=ASKED | {"user": name, "model": f"soup:{name}"})
+    http.post(f"/v1/users/{name}/pair", json={"messages": ASKED["messages"], "method": name})
     http.request(name, "/v1/users")
     http.get("/healthz", headers={"X-Request-Id": name, "Authorization": f"Bearer {name}"})
     text = http.get("/metrics").text
