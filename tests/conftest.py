@@ -24,6 +24,12 @@ DIMENSIONS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Whatever a test before set: commands take every core, and sums in other orders are other bits."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def band_folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a band over a pico model of a family, made once."""

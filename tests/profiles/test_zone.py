@@ -4,8 +4,34 @@ import numpy as np
 import pytest
 
 from counterpoint.profiles.elicit import believe, unsure
-from counterpoint.profiles.zone import Zone, fit_zone, satisfaction, satisfactions
+from counterpoint.profiles.zone import Zone, fit_zone, format_zones, parse_zones, satisfaction, satisfactions
 from counterpoint.types import CounterpointError
+
+
+def test_zones_are_read_from_text_and_written_back() -> None:
+    zones = parse_zones("concise=0:1, warm = -0.5 : 0.5", ("concise", "warm"))
+    assert zones == {"concise": Zone(0.0, 1.0), "warm": Zone(-0.5, 0.5)}
+    assert parse_zones(format_zones(zones), ("concise", "warm")) == zones
+    assert parse_zones(" ", ()) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("concis=0:1", "zones 'concis=0:1': unknown dimension 'concis'; did you mean 'concise'?"),
+        ("concise=0", "found 'concise=0'; expected NAME=ADEQUATE:DESIRED, such as 'concise=0:1'"),
+        ("concise=a:1", "found 'concise=a:1'; expected"),
+        ("concise=0:1:2", "found 'concise=0:1:2'; expected"),
+        ("concise", "found 'concise'; expected"),
+        ("concise=0:1,", "unknown dimension ''"),
+        ("concise=0:1, concise=0:2", "'concise' is given twice"),
+        ("concise=2:1", "concise: found a zone from 2.0 to 1.0"),
+        ("concise=0:nan", "concise: found a zone from 0.0 to nan"),
+    ],
+)
+def test_text_that_is_no_zones_is_refused(text: str, said: str) -> None:
+    with pytest.raises(CounterpointError, match=re.escape(said)):
+        parse_zones(text, ("concise", "warm"))
 
 
 def test_satisfaction_by_hand() -> None:

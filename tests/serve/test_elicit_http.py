@@ -17,7 +17,7 @@ from counterpoint.serve.learning import ENOUGH
 from counterpoint.serve.scorers import Scorers
 from counterpoint.serve.wanted import header
 from counterpoint.train.k_head import KHeadConfig, train_k_head
-from counterpoint.types import Comparison, Message, Profile
+from counterpoint.types import Comparison, CounterpointError, Message, Profile
 
 if TYPE_CHECKING:
     from tests.serve.conftest import Served
@@ -86,8 +86,8 @@ def test_a_pair_is_by_two_profiles_and_its_choice_moves_the_belief(server: "Serv
 
 def test_a_choice_for_b_says_the_opposite_of_one_for_a(server: "Served") -> None:
     pair = shown(server, "opposite")
-    post(server, "/v1/feedback", 201, user="opposite", pair=pair["pair"], choice="a")
-    post(server, "/v1/feedback", 201, user="opposite", pair=pair["pair"], choice="b")
+    for choice in "ab":
+        post(server, "/v1/feedback", 201, user="opposite", id=choice, pair=pair["pair"], choice=choice)
     first, second = stored(server, "opposite")
     assert first["features"]["chosen"] == second["features"]["rejected"]
     assert first["features"]["rejected"] == second["features"]["chosen"]
@@ -142,14 +142,78 @@ def test_feedback_that_says_nothing_or_too_much_is_refused(server: "Served", bod
     assert server.http.get("/v1/users/nobody").status_code == 404
 
 
+def test_a_pair_is_answered_once(server: "Served") -> None:
+    pair = shown(server, "once")["pair"]
+    first = post(server, "/v1/feedback", 201, user="once", pair=pair, choice="a")
+    assert first["id"] == pair
+    assert post(server, "/v1/feedback", 201, user="once", pair=pair, choice="a") == first
+    post(server, "/v1/feedback", 409, user="once", pair=pair, choice="b")
+    assert len(stored(server, "once")) == 1
+
+
+def test_a_pair_that_was_shown_to_somebody_else_is_not_there(server: "Served") -> None:
+    pair = shown(server, "bob")["pair"]
+    for body in ({"pair": pair, "choice": "a"}, {"chosen": pair, "rejected": f"{pair}#1"}):
+        error = post(server, "/v1/feedback", 404, user="zed", **body)["error"]
+        assert error["code"] == "answer_not_found"
+    assert server.http.get("/v1/users/zed").status_code == 404
+
+
+def test_a_choice_between_an_answer_and_itself_is_refused(server: "Served") -> None:
+    texts: Any = {"messages": MESSAGES, "chosen_text": "Mice.", "rejected_text": "Mice."}
+    for body, param in (({"chosen": "x", "rejected": "x"}, "rejected"), (texts, "rejected_text")):
+        assert post(server, "/v1/feedback", 400, user="same", **body)["error"]["param"] == param
+
+
+def warmer(server: "Served", user: str, **body: Any) -> None:
+    """Show a pair and choose the warmer answer of it."""
+    pair = post(server, f"/v1/users/{user}/pair", messages=MESSAGES, max_tokens=2, **body)["pair"]
+    answers = [server.state.answers.find("local", pair + end) for end in ("", "#1")]
+    warmth = [direction(Profile(answer.weights), NAMES)["warm"] for answer in answers]
+    choice = "tie" if warmth[0] == warmth[1] else "ab"[warmth[1] > warmth[0]]
+    post(server, "/v1/feedback", 201, user=user, pair=pair, choice=choice)
+
+
+def test_regression_what_was_learned_is_served_by_every_method(server: "Served") -> None:
+    """The band's best strength for soup is beyond what mixture-prob can do: a learned profile takes neither along."""
+    strengths = server.band.file.strengths
+    server.band.file.strengths = {**strengths, "soup": 3.0}
+    try:
+        for choices in range(1, 41):
+            warmer(server, "mia", method="mixture-prob")
+            user = server.http.get("/v1/users/mia").json()
+            if choices >= 20 and user["source"]:
+                break
+        assert (user["source"], user["strength"]) == ("learned", None)
+        for method, strength in (("soup", 3.0), ("mixture-prob", 1.0), ("mixture-log", 1.0), ("route", 1.0)):
+            asked: Any = {"model": method, "messages": MESSAGES, "max_tokens": 2, "user": "mia"}
+            told = post(server, "/v1/chat/completions", **asked)["counterpoint"]
+            assert (told["source"], told["strength"]) == ("user", strength)
+    finally:
+        server.band.file.strengths = strengths
+
+
+def test_what_can_never_be_served_is_not_stored(server: "Served") -> None:
+    for body in ({"method": "pmol"}, {"method": "mixture-prob", "strength": 2}, {"strength": 1e30}):
+        reply = server.http.put("/v1/users/never/profile", json={"profile": "warm", **body})
+        assert reply.status_code == 400, reply.text
+    assert server.http.get("/v1/users/never").status_code == 404
+
+
+def test_a_stored_profile_that_a_method_cannot_serve_is_named(server: "Served") -> None:
+    assert server.http.put("/v1/users/ada/profile", json={"profile": "warm", "strength": 2}).status_code == 200
+    asked: Any = {"model": "mixture-prob", "messages": MESSAGES, "max_tokens": 2, "user": "ada"}
+    error = post(server, "/v1/chat/completions", 409, **asked)["error"]
+    assert error["code"] == "profile_outdated"
+    assert error["message"].startswith("the stored profile of user 'ada': mixture-prob")
+    assert post(server, "/v1/chat/completions", strength=1, **asked)["counterpoint"]["strength"] == 1
+
+
 def test_what_is_learned_is_theirs_once_it_is_more_likely_right_than_not(server: "Served") -> None:
     """Somebody who always likes `warm` best; their default-model answers then follow, with nothing set by anyone."""
     for _ in range(40):
-        pair = shown(server, "max")
-        answers = [server.state.answers.find("local", pair["pair"] + end) for end in ("", "#1")]
-        warmth = [direction(Profile(answer.weights), NAMES)["warm"] for answer in answers]
-        choice = "tie" if warmth[0] == warmth[1] else "ab"[warmth[1] > warmth[0]]
-        belief = post(server, "/v1/feedback", 201, user="max", pair=pair["pair"], choice=choice)["belief"]
+        warmer(server, "max")
+        belief = server.http.get("/v1/users/max/belief").json()
         user = server.http.get("/v1/users/max").json()
         assert (user["source"] == "learned") == (belief["sure"] >= ENOUGH)
         if user["source"]:
@@ -233,6 +297,42 @@ def test_a_sentence_says_what_it_understood_and_is_kept_on_demand(server: "Serve
     assert (user["profile"], user["source"]) == ({"warm": 1.0}, "sentence")
     nothing = post(server, "/v1/users/nina/sentence", text="I am a nurse", save=True)
     assert (nothing["profile"], nothing["saved"]) == (None, False)
+
+
+def test_learning_starts_from_the_sentence(server: "Served") -> None:
+    """The mean before any choice is what was read; `exact` is still the likeliest after a choice that says little."""
+    server.state.store.set_profile("local", "zoe", Profile({"exact": 0.9, "warm": 0.5}), "sentence")
+    before = server.http.get("/v1/users/zoe/belief").json()
+    assert {name: one["weight"] for name, one in before["dimensions"].items()} == {
+        "terse": 0.0, "warm": 0.5, "exact": 0.9,
+    }  # fmt: skip
+    assert (before["choices"], before["profile"]) == (0, "warm=0.36, exact=0.64")
+    pair = shown(server, "zoe")
+    after = post(server, "/v1/feedback", 201, user="zoe", pair=pair["pair"], choice="tie")["belief"]
+    assert after["choices"] == 1
+    weights = {name: one["weight"] for name, one in after["dimensions"].items()}
+    assert max(weights, key=lambda name: weights[name]) == "exact"
+
+
+# Zones of tolerance
+
+
+def test_zones_of_the_server_are_told_and_make_what_is_enough_enough(serve: Serve, scored_folder: Path) -> None:
+    """Two answers beyond what is desired are alike: a choice between them tells nothing of that dimension."""
+    with serve(folder=scored_folder, zones="terse=-2000:-1000, warm=-2000:-1000") as server:
+        texts: Any = {"chosen_text": "Mice.", "rejected_text": "It eats mice and voles."}
+        belief = post(server, "/v1/feedback", 201, user="amy", messages=MESSAGES, **texts)["belief"]
+    assert belief["zones"]["terse"] == {"adequate": -2000.0, "desired": -1000.0}
+    weights = {name: abs(one["weight"]) for name, one in belief["dimensions"].items()}
+    assert weights["exact"] > 5 * max(weights["terse"], weights["warm"])
+
+
+def test_zones_need_reward_models(serve: Serve, scored_folder: Path) -> None:
+    unscored, unknown = serve(zones="terse=0:1"), serve(folder=scored_folder, zones="cold=0:1")
+    with pytest.raises(CounterpointError, match="this band has not two"), unscored:
+        pass
+    with pytest.raises(CounterpointError, match="setting zones 'cold=0:1': unknown dimension 'cold'"), unknown:
+        pass
 
 
 # The memory of answers

@@ -64,7 +64,7 @@ def place(serve: Serve, folder: Path) -> Iterator[Any]:
     """A server whose answers end when their tokens are spent, and not before."""
     with serve(folder=folder) as running:
         running.band.engine.end_tokens = frozenset()
-        running.state.scorers = ByLetter()
+        running.state.scorers = running.state.learner.scorers = ByLetter()
         yield running
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from counterpoint.serve import errors, people
 from counterpoint.serve.database import open_database
 from counterpoint.serve.store import Feedback, Store
-from counterpoint.types import Profile
+from counterpoint.types import CounterpointError, Profile
 
 RATING = Feedback("r1", "rating", {"rated": {"terse": 0.5}}, rating=4)
 
@@ -26,12 +26,20 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield Store(database)
 
 
+def planned(profile: Profile, method: str) -> None:
+    """Stands for a band's plan, which refuses what a method cannot serve."""
+    if method == "mixture-prob" and profile.strength > 1:
+        raise CounterpointError(f"mixture-prob: strength is {profile.strength:g}")
+
+
 @pytest.fixture
 def client(store: Store) -> Iterator[TestClient]:
     """The endpoints alone; who asks is in the header `owner`."""
     app = FastAPI()
-    band = SimpleNamespace(dimensions=("terse", "warm"))
-    app.state.counterpoint = SimpleNamespace(store=store, band=band)
+    band = SimpleNamespace(dimensions=("terse", "warm"), plan=planned)
+    app.state.counterpoint = SimpleNamespace(
+        store=store, band=band, worker=SimpleNamespace(band=band), default=(None, "soup")
+    )
     errors.install(app)
     app.include_router(people.router)
 
@@ -67,7 +75,7 @@ def test_a_profile_is_set_read_and_kept_in_the_history(client: TestClient, store
     found = get(client, "/v1/users/ann/history").json()["data"]
     assert [(v["profile"], v["strength"], v["method"], v["source"]) for v in found] == [
         ({"warm": 2.0}, 1.0, None, "set"),
-        ({"terse": 1.0}, 1.0, None, "learned"),
+        ({"terse": 1.0}, None, None, "learned"),
         ({"terse": 0.7, "warm": 0.3}, 1.5, "moe", "set"),
     ]
     assert {"updated", "created"} & set(found[0]) == {"created"}
@@ -76,6 +84,19 @@ def test_a_profile_is_set_read_and_kept_in_the_history(client: TestClient, store
 def test_the_strength_of_the_body_wins_over_the_profiles(client: TestClient) -> None:
     assert put(client, "ann", profile="warm, strength=2").json()["strength"] == 2
     assert put(client, "ann", profile={"warm": 1, "strength": 2}, strength=0.5).json()["strength"] == 0.5
+
+
+def test_what_a_put_leaves_out_stays_and_null_resets_it(client: TestClient) -> None:
+    def kept(**body: Any) -> tuple[float, str | None]:
+        found = put(client, "ann", profile=body.pop("profile", "warm"), **body).json()
+        return found["strength"], found["method"]
+
+    assert kept(strength=1.5, method="moe") == (1.5, "moe")
+    assert kept() == (1.5, "moe")
+    assert kept(profile="warm, strength=2") == (2.0, "moe")
+    assert kept(method="soup") == (2.0, "soup")
+    assert kept(profile={"warm": 1, "strength": 3}, method=None) == (3.0, None)
+    assert kept(strength=None, method="moe") == (1.0, "moe")
 
 
 def test_a_person_who_only_gave_feedback_has_no_profile(client: TestClient, store: Store) -> None:
@@ -156,6 +177,9 @@ def test_pages(client: TestClient) -> None:
         ({"profile": {}}, "names no dimension"),
         ({"profile": "warm", "method": "soap"}, "unknown method 'soap'; did you mean 'soup'?"),
         ({"profile": "warm", "strength": -1}, "'strength' is -1"),
+        ({"profile": "warm", "strength": 1e30}, "strength is 1e+30; expected at most 100"),
+        ({"profile": "warm, strength=101"}, "strength is 101; expected at most 100"),
+        ({"profile": "warm", "strength": 2, "method": "mixture-prob"}, "mixture-prob: strength is 2"),
         ({"profile": "warm", "strength": "2"}, "strength: Input should be a valid number"),
         ({"profile": {"warm": "1"}}, "Input should be a valid number"),
         ({"profile": {"warm": True}}, "Input should be a valid number"),

@@ -4,7 +4,7 @@ import pytest
 
 from counterpoint.decode.band import Band
 from counterpoint.serve.errors import Refused
-from counterpoint.serve.store import Version
+from counterpoint.serve.store import Source, Version
 from counterpoint.serve.wanted import Asked, asked, effective, header, parse_model
 from counterpoint.types import CounterpointError, Profile
 
@@ -15,23 +15,32 @@ DEFAULT = (Profile({"exact": 1.0}), "soup")
 
 def profile_of(model: str = "default", profile: str | None = None, strength: float | None = None,
                stored: Version | None = None, default: tuple[Profile | None, str] = DEFAULT) -> Asked:  # fmt: skip
-    return asked(KNOWN, model, profile, strength, "ann", stored, default)
+    return asked(KNOWN, model, profile, strength, "ann", stored, default, {"soup": 3.0})
 
 
 def test_who_wins() -> None:
     body, name, person, nobody = "terse=1", "mixture-log:warm=1", STORED, DEFAULT[0]
     assert profile_of(name, body, stored=person) == Asked("mixture-log", Profile({"terse": 1.0}), "request")
     assert profile_of(name, stored=person) == Asked("mixture-log", Profile({"warm": 1.0}), "model")
-    assert profile_of(stored=person) == Asked("moe", STORED.profile, "user")
+    assert profile_of(stored=person) == Asked("moe", STORED.profile, "user", "ann")
     assert profile_of() == Asked("soup", nobody, "default")
     assert profile_of(default=(None, "soup")) == Asked("soup", None, "default")
 
 
 def test_a_persons_method_is_for_the_default_model_alone() -> None:
-    assert profile_of("soup", stored=STORED) == Asked("soup", STORED.profile, "user")
+    assert profile_of("soup", stored=STORED) == Asked("soup", STORED.profile, "user", "ann")
     assert profile_of("default", "terse", stored=STORED).method == "moe"
     without = Version(STORED.profile, None, "learned", 0)
     assert profile_of(stored=without).method == "soup"
+
+
+@pytest.mark.parametrize("source", ["learned", "sentence"])
+def test_a_profile_that_nobody_set_has_each_methods_best_strength(source: Source) -> None:
+    """Whatever strength a row may hold: 3 did best with soup, and mixture-prob could not go beyond 1."""
+    stored = Version(Profile({"warm": 1.0}, 3.0), None, source, 0)
+    for model, strength in (("soup", 3.0), ("mixture-prob", 1.0), ("default", 3.0)):
+        assert profile_of(model, stored=stored).profile == Profile({"warm": 1.0}, strength)
+    assert profile_of("mixture-prob", stored=STORED).profile == STORED.profile
 
 
 def test_strength_wins_over_whichever_profile_it_is() -> None:
@@ -66,7 +75,7 @@ def test_unknown_names_are_told_with_the_known_ones() -> None:
 
 def test_a_stored_profile_whose_dimension_is_gone_is_a_conflict() -> None:
     with pytest.raises(Refused, match="user 'ann' names warm") as error:
-        asked(("terse", "exact"), "default", None, None, "ann", STORED, DEFAULT)
+        asked(("terse", "exact"), "default", None, None, "ann", STORED, DEFAULT, {})
     assert (error.value.status, error.value.code) == (409, "profile_outdated")
 
 

@@ -43,6 +43,13 @@ def format_profile(profile: Profile) -> str:
     return ", ".join(f"{name}={repr(float(value)).removesuffix('.0')}" for name, value in entries)
 
 
+def names_strength(text_or_mapping: str | Mapping[str, float]) -> bool:
+    """Whether a profile, which `parse_profile` takes, says a strength of its own."""
+    if isinstance(text_or_mapping, str):
+        return any(name == STRENGTH for name, _ in _pairs(text_or_mapping, "profile"))
+    return STRENGTH in text_or_mapping
+
+
 TAKEN = ("strength", "base")
 """What a profile and a mix say besides names."""
 

@@ -125,9 +125,17 @@ def confidence(similarity: float | np.ndarray, threshold: float = THRESHOLD) -> 
 
 
 def as_prior(reading: Reading, dimensions: Sequence[Dimension], sd: float = 1.0) -> Belief:
-    """A sentence as what is believed before choices: mean `weight sd` on what was heard, as unsure as without it."""
-    names = [dimension.name for dimension in dimensions]
-    return unsure(names, np.array([reading.dimensions[name].weight for name in names]) * sd, sd)
+    """A sentence as what is believed before choices; see `prior`."""
+    weights = {name: heard.weight for name, heard in reading.dimensions.items()}
+    return prior(weights, [dimension.name for dimension in dimensions], sd)
+
+
+def prior(weights: Mapping[str, float], dimensions: Sequence[str], sd: float = 1.0) -> Belief:
+    """What is believed before choices of a person who said so much: `w ~ N(weights sd, sd^2 I)`.
+
+    As unsure as without it: what a sentence is taken for is often wrong.
+    """
+    return unsure(dimensions, np.array([weights.get(name, 0.0) for name in dimensions]) * sd, sd)
 
 
 @cache

@@ -4,11 +4,12 @@ From the service research that two papers on personalised wireless networks use 
 here to rewards of responses. Their exact forms are not known to us: the ramp and the fit below are our own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from counterpoint.profiles.parse import unknown_name
 from counterpoint.types import CounterpointError
 
 RATINGS = (-1, 0, 1)
@@ -32,6 +33,36 @@ class Zone:
                 f"found a zone from {self.adequate} to {self.desired} of spread {self.spread}; expected finite "
                 "numbers, adequate at most desired, and a spread of 0 or more"
             )
+
+
+def parse_zones(text: str, known: Sequence[str]) -> dict[str, Zone]:
+    """Read `"concise=0:1, friendly=-0.5:0.5"`: of each dimension what is adequate and what is desired.
+
+    No text is no zones. Raises CounterpointError for anything else.
+    """
+    zones: dict[str, Zone] = {}
+    for entry in text.split(",") if text.strip() else []:
+        name, _, ends = map(str.strip, entry.partition("="))
+        if name not in known:
+            raise CounterpointError(f"zones {text!r}: {unknown_name('dimension', name, known)}")
+        if name in zones:
+            raise CounterpointError(f"zones {text!r}: {name!r} is given twice; name it once")
+        try:
+            adequate, desired = map(float, ends.split(":"))
+        except ValueError:
+            raise CounterpointError(
+                f"zones {text!r}: found {entry.strip()!r}; expected NAME=ADEQUATE:DESIRED, such as '{name}=0:1'"
+            ) from None
+        try:
+            zones[name] = Zone(adequate, desired)
+        except CounterpointError as error:
+            raise CounterpointError(f"zones {text!r}: {name}: {error}") from None
+    return zones
+
+
+def format_zones(zones: Mapping[str, Zone]) -> str:
+    """Zones as `parse_zones` reads them back, without their spread."""
+    return ", ".join(f"{name}={zone.adequate!r}:{zone.desired!r}" for name, zone in zones.items())
 
 
 def satisfaction(z: np.ndarray, zone: Zone) -> np.ndarray:

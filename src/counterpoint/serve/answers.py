@@ -14,12 +14,16 @@ MOST_CHARACTERS = 1 << 25
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said to whom, and the coefficients that were in force, by dimension."""
+    """What was said to whom, and the coefficients that were in force, by dimension.
+
+    `user` is the person to whom a pair was shown: nobody else can choose from it.
+    """
 
     owner: str
     prompt: Prompt
     text: str
     weights: Mapping[str, float]
+    user: str | None = None
 
     @property
     def size(self) -> int:
@@ -47,11 +51,16 @@ class Answers:
         """An answer. Raises `Refused` with 404, the same for one that is forgotten and another owner's."""
         found = self._kept.get(name)
         if found is None or found.owner != owner:
-            raise Refused(
-                f"there is no answer {name!r} (any more); give the texts instead, as messages, chosen_text and "
-                "rejected_text", 404, "answer_not_found",
-            )  # fmt: skip
+            raise forgotten(name)
         return found
+
+
+def forgotten(name: str) -> Refused:
+    """What is said of an answer that is not there, or not for whoever asks."""
+    return Refused(
+        f"there is no answer {name!r} (any more); give the texts instead, as messages, chosen_text and rejected_text",
+        404, "answer_not_found",
+    )  # fmt: skip
 
 
 def answer_id(call: str, index: int) -> str:

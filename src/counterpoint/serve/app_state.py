@@ -34,7 +34,7 @@ class State:
 
     def __post_init__(self) -> None:
         self.scorers = Scorers(self.band.folder)
-        self.learner = Learner(self.band, self.store, self.scorers)
+        self.learner = Learner(self.band, self.store, self.scorers, self.settings.zones)
         self.names = Names(self.band.tokenizer)
 
     @property
@@ -53,7 +53,8 @@ class State:
         """
         user = await self.user(owner, body.user) if body.user else None
         stored = user.current if user else None
-        return asked(self.band.dimensions, body.model, body.profile, body.strength, body.user, stored, self.default)
+        strengths, known = self.band.file.strengths, self.band.dimensions
+        return asked(known, body.model, body.profile, body.strength, body.user, stored, self.default, strengths)
 
     async def user(self, owner: str, name: str) -> User | None:
         found = await run_in_threadpool(self.store.user, owner, name)

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from counterpoint.decode.sampling import Sampling
 from counterpoint.profiles import format_profile
 from counterpoint.profiles.tuning import Verdict
-from counterpoint.serve.answers import Answer, answer_id
+from counterpoint.serve.answers import Answer, answer_id, forgotten
 from counterpoint.serve.app_state import State, owner_of, state_of
 from counterpoint.serve.asking import chat_prompt, request_for
 from counterpoint.serve.calls import Answering, news, submit, unless_gone
@@ -47,7 +47,9 @@ class FeedbackBody(Asking):
     """One answer chosen over another, by the ids of completions, by texts or in a pair that was shown; or a rating."""
 
     user: str
-    id: str | None = Field(None, description="The client's own: said again it changes nothing.")
+    id: str | None = Field(
+        None, description="The client's own, or the pair's: said again it changes nothing, or is a 409."
+    )
     chosen: str | None = Field(None, description="The id of a completion, with `#1` for its second choice.")
     rejected: str | None = None
     messages: Messages | None = None
@@ -64,6 +66,9 @@ class FeedbackBody(Asking):
         if given not in map(set, FORMS):
             forms = "; ".join(" and ".join(form) for form in FORMS)
             raise mistake("feedback", f"expected exactly one of: {forms}. Found: {', '.join(sorted(given)) or 'none'}")
+        for chosen, rejected in (("chosen", "rejected"), ("chosen_text", "rejected_text")):
+            if chosen in given and getattr(self, chosen) == getattr(self, rejected):
+                raise mistake(rejected, f"{rejected} is the same as {chosen}; a choice is between two answers")
         return self
 
 
@@ -73,11 +78,18 @@ class Believed(BaseModel):
     high: float
 
 
+class ZoneReply(BaseModel):
+    adequate: float
+    desired: float
+
+
 class BeliefReply(BaseModel):
     """What is believed of a person's wishes: by dimension the weight and its 90 % interval, in logits.
 
     `sure` is the probability that `profile` serves them almost as well as any. From 0.5 on it is theirs, unless they
-    have one that was set; once it is `settled` there is little left to ask.
+    have one that was set; once it is `settled` there is little left to ask. `choices` count what tells something
+    today: N ratings as N - 1, and nothing that was said of dimensions or scores which are gone. Before any the
+    `profile` is that of their last sentence. `zones` are the server's, by dimension.
     """
 
     dimensions: dict[str, Believed]
@@ -86,12 +98,13 @@ class BeliefReply(BaseModel):
     settled: bool
     profile: str | None
     features: Literal["rewards", "profiles"]
+    zones: dict[str, ZoneReply]
 
 
 class FeedbackReply(BaseModel):
     id: str
     user: str
-    choices: int
+    choices: int = Field(description="As the belief counts them.")
     belief: BeliefReply
     revealed: dict[str, str] | None = Field(None, description="Of a pair: the coefficients that made `a` and `b`.")
 
@@ -150,7 +163,7 @@ class ScoreReply(BaseModel):
 def feedback(request: Request, body: FeedbackBody) -> FeedbackReply:
     """Keep what a person said, and learn from it. What is answered with 201 is on the disk."""
     state, owner = state_of(request), owner_of(request)
-    name = body.id or new_id()
+    name = body.id or body.pair or new_id()
     try:
         said = feedback_of(state, owner, name, body)
     except Refused:  # the answers are forgotten, but it may have been said before
@@ -161,11 +174,11 @@ def feedback(request: Request, body: FeedbackBody) -> FeedbackReply:
         user = state.store.add_feedback(owner, body.user, said)
     if user is None:
         raise Refused(f"user {body.user!r} was deleted meanwhile", 404, "user_not_found", "user")
-    verdict = state.learner.learn(owner, user, state.default[1])
+    verdict = state.learner.learn(owner, user)
     return FeedbackReply(
         id=name,
         user=user.name,
-        choices=user.choices,
+        choices=verdict.choices,
         belief=belief_reply(state, verdict),
         revealed=revealed(state, owner, body),
     )
@@ -187,9 +200,11 @@ async def pair(request: Request, user: str, body: PairBody) -> PairReply:
     method = body.method or (before and before.method) or state.default[1]
     check_method(method)
     seen_of(request).method = method
-    profiles = await run_in_threadpool(drawn, state.learner, owner, user, before, method)
+    strength = strength_of(state, before, method)
+    profiles = await run_in_threadpool(drawn, state.learner, owner, user, strength)
     prompt = chat_prompt(state.band, body.messages)
-    asked = [Asked(method, profile, "user") for profile in profiles]
+    whose = user if before and before.strength is not None else None
+    asked = [Asked(method, profile, "user", whose) for profile in profiles]
     plans = [await plan_of(state.worker, one) for one in asked]
     sampling = Sampling(max_tokens=state.limit(body.max_tokens), seed=secrets.randbits(32))
     requests = [await run_in_threadpool(request_for, state.band, prompt, plan, sampling, "messages") for plan in plans]
@@ -199,13 +214,14 @@ async def pair(request: Request, user: str, body: PairBody) -> PairReply:
     name = f"pair-{secrets.token_hex(12)}"
     for index, (one, plan, answering) in enumerate(zip(asked, plans, answers, strict=True)):
         weights = effective(state.band, one, plan)["weights"]
-        state.answers.keep(answer_id(name, index), Answer(owner, prompt, answering.whole.text, weights))
+        state.answers.keep(answer_id(name, index), Answer(owner, prompt, answering.whole.text, weights, user))
     return PairReply(pair=name, a=answers[0].whole.text, b=answers[1].whole.text)
 
 
 @router.post("/v1/users/{user}/sentence", summary="A profile from what a person says of themselves")
 def sentence(request: Request, user: str, body: SentenceBody) -> SentenceReply:
-    """Read by a small embedding model, which mistakes much: it is a place to start from, and says how sure it is."""
+    """Read by a small embedding model, which mistakes much: it says how sure it is, and what is saved is where learning
+    from choices starts."""
     state, owner = state_of(request), owner_of(request)
     check_user(user)
     reading = state.learner.read(body.text)
@@ -213,8 +229,7 @@ def sentence(request: Request, user: str, body: SentenceBody) -> SentenceReply:
     if saved and reading.profile:
         known = state.store.user(owner, user)
         before = known.current if known else None
-        profile = state.learner.complete(reading.profile, before, state.default[1])
-        state.store.set_profile(owner, user, profile, "sentence", before.method if before else None)
+        state.store.set_profile(owner, user, reading.profile, "sentence", before.method if before else None)
     return SentenceReply(
         profile=format_profile(reading.profile) if reading.profile else None,
         dimensions={name: HeardDimension(**asdict(heard)) for name, heard in reading.dimensions.items()},
@@ -240,11 +255,17 @@ async def heard(state: State, stream: Stream, answers: Sequence[Answering]) -> N
         answers[index].hear(said)
 
 
-def drawn(learner: Learner, owner: str, user: str, before: Version | None, method: str) -> list[Profile]:
+def strength_of(state: State, before: Version | None, method: str) -> float:
+    """The person's own where they have one, else what did best with the method."""
+    own = before.strength if before else None
+    return state.band.file.strengths.get(method, 1.0) if own is None else own
+
+
+def drawn(learner: Learner, owner: str, user: str, strength: float) -> list[Profile]:
     """Two profiles in a random order."""
     generator = np.random.default_rng()
     pair = learner.tuning.pair(learner.belief(owner, user), generator)
-    return [learner.complete(pair[place], before, method) for place in generator.permutation(2)]
+    return [replace(pair[place], strength=strength) for place in generator.permutation(2)]
 
 
 def feedback_of(state: State, owner: str, name: str, body: FeedbackBody) -> Feedback:
@@ -264,7 +285,7 @@ def feedback_of(state: State, owner: str, name: str, body: FeedbackBody) -> Feed
 def answers_of(state: State, owner: str, body: FeedbackBody) -> tuple[Kind, dict[str, Answer]]:
     """The kind of some feedback, and the answers that it is about."""
     if body.completion:
-        return "rating", {"rated": state.answers.find(owner, body.completion)}
+        return "rating", {"rated": shown_to(state, owner, body.user, body.completion)}
     if body.messages:
         prompt = chat_prompt(state.band, body.messages)
         if state.learner.measure != "rewards":
@@ -275,14 +296,22 @@ def answers_of(state: State, owner: str, body: FeedbackBody) -> tuple[Kind, dict
         texts = {"chosen": body.chosen_text or "", "rejected": body.rejected_text or ""}
         return "choice", {part: Answer(owner, prompt, text, {}) for part, text in texts.items()}
     if body.pair:
-        a, b = (state.answers.find(owner, answer_id(body.pair, index)) for index in range(2))
+        a, b = (shown_to(state, owner, body.user, answer_id(body.pair, index)) for index in range(2))
         if body.choice == "tie":
             return "tie", {"a": a, "b": b}
         return "choice", {"chosen": a if body.choice == "a" else b, "rejected": b if body.choice == "a" else a}
     return "choice", {
-        "chosen": state.answers.find(owner, body.chosen or ""),
-        "rejected": state.answers.find(owner, body.rejected or ""),
+        "chosen": shown_to(state, owner, body.user, body.chosen or ""),
+        "rejected": shown_to(state, owner, body.user, body.rejected or ""),
     }
+
+
+def shown_to(state: State, owner: str, user: str, name: str) -> Answer:
+    """An answer that a person can speak of. Raises `Refused` with 404 also for one of a pair of somebody else's."""
+    found = state.answers.find(owner, name)
+    if found.user not in (None, user):
+        raise forgotten(name)
+    return found
 
 
 def revealed(state: State, owner: str, body: FeedbackBody) -> dict[str, str] | None:
@@ -306,4 +335,5 @@ def belief_reply(state: State, verdict: Verdict) -> BeliefReply:
         settled=verdict.settled,
         profile=format_profile(verdict.profile) if verdict.profile else None,
         features=state.learner.measure,
+        zones={name: ZoneReply(adequate=z.adequate, desired=z.desired) for name, z in state.learner.zones.items()},
     )

@@ -72,7 +72,7 @@ class ExpertAway(Refused):
 class Broken(Refused):
     """A file of the band's own is at fault, which the client neither knows of nor can mend."""
 
-    public = "a file that this needs is broken; whoever runs the server finds in its log which"
+    public = "a file of the band that this needs is broken; the server's log says which"
 
     def __init__(self, message: str) -> None:
         super().__init__(message, 503, "file_broken")

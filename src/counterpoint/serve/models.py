@@ -4,10 +4,10 @@ from fastapi import APIRouter, Request
 
 from counterpoint.serve.app_state import State, state_of
 from counterpoint.serve.playground import methods
-from counterpoint.serve.replies import ERRORS, Model, Models
+from counterpoint.serve.replies import Model, Models
 from counterpoint.serve.wanted import DEFAULT, parse_model
 
-router = APIRouter(tags=["openai"], responses=ERRORS)
+router = APIRouter(tags=["openai"])
 
 
 @router.get("/v1/models", summary="The methods of the band")

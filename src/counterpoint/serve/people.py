@@ -6,18 +6,22 @@ from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match
 from starlette.types import Scope
 
 from counterpoint.profiles import parse_profile
+from counterpoint.profiles.parse import names_strength
 from counterpoint.serve.app_state import owner_of, state_of
 from counterpoint.serve.errors import Refused
 from counterpoint.serve.store import Store, User, Version
-from counterpoint.serve.wanted import check_method
+from counterpoint.serve.wanted import Asked, check_method, plan_of
 from counterpoint.serve.wire import Asking
 from counterpoint.types import Profile
 
 T = TypeVar("T")
+STRONGEST = 100.0
+"""Of what is stored: far beyond what serves anybody, and far below where numbers overflow."""
 
 
 class UserRoute(APIRoute):
@@ -40,7 +44,10 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class ProfileBody(Asking):
-    """A profile as text, such as `concise=0.7, friendly`, or as weights by dimension."""
+    """A profile as text, such as `concise=0.7, friendly`, or as weights by dimension.
+
+    A strength or method that is left out stays as it was set before; null resets it.
+    """
 
     profile: str | dict[str, float]
     strength: float | None = None
@@ -61,12 +68,14 @@ def read(request: Request, user: str) -> dict[str, Any]:
 
 
 @router.put("/v1/users/{user}/profile")
-def put_profile(request: Request, user: str, body: ProfileBody) -> dict[str, Any]:
+async def put_profile(request: Request, user: str, body: ProfileBody) -> dict[str, Any]:
     """Set a person's profile; an unknown person is made. What was before stays in the history."""
-    profile = read_profile(body, state_of(request).band.dimensions)
-    if body.method is not None:
-        check_method(body.method)
-    return user_json(store_of(request).set_profile(owner_of(request), user, profile, "set", body.method))
+    state, owner = state_of(request), owner_of(request)
+    known = await run_in_threadpool(state.store.user, owner, user)
+    before = known.current if known else None
+    profile, method = read_profile(body, before, state.band.dimensions), method_of(body, before)
+    await plan_of(state.worker, Asked(method or state.default[1], profile, "request"))
+    return user_json(await run_in_threadpool(state.store.set_profile, owner, user, profile, "set", method))
 
 
 @router.get("/v1/users/{user}/history")
@@ -94,10 +103,26 @@ def store_of(request: Request) -> Store:
     return store
 
 
-def read_profile(body: ProfileBody, known: tuple[str, ...]) -> Profile:
-    """The profile of a body; its `strength` wins over the profile's own."""
-    profile = parse_profile(body.profile, known)
-    return profile if body.strength is None else parse_profile(replace(profile, strength=body.strength), known)
+def read_profile(body: ProfileBody, before: Version | None, known: tuple[str, ...]) -> Profile:
+    """The profile of a body; its `strength` wins over the profile's own, and that over the one that was set before.
+
+    Raises CounterpointError for a strength that no model survives.
+    """
+    profile, strength = parse_profile(body.profile, known), body.strength
+    if not (body.model_fields_set & {"strength"} or names_strength(body.profile)) and before:
+        strength = before.strength
+    if strength is not None:
+        profile = parse_profile(replace(profile, strength=strength), known)
+    if profile.strength > STRONGEST:
+        raise Refused(f"strength is {profile.strength:g}; expected at most {STRONGEST:g}", param="strength")
+    return profile
+
+
+def method_of(body: ProfileBody, before: Version | None) -> str | None:
+    """The method of a body, or what was set before."""
+    if body.method is not None:
+        check_method(body.method)
+    return before.method if before and "method" not in body.model_fields_set else body.method
 
 
 def known_user(store: Store, owner: str, name: str) -> User:
@@ -112,12 +137,16 @@ def _known(found: T | None, name: str) -> T:
 
 
 def user_json(user: User) -> dict[str, Any]:
-    """A person as replies say them; what belongs to a profile is null where none was ever set."""
+    """A person as replies say them; what belongs to a profile is null where none was ever set.
+
+    So is the strength of one that was learned: it is what did best with the method that serves it. `choices` count
+    all that they said, ratings as well.
+    """
     current = user.current
     return {
         "user": user.name,
         "profile": dict(current.profile.weights) if current else None,
-        "strength": current.profile.strength if current else None,
+        "strength": current.strength if current else None,
         "method": current.method if current else None,
         "source": current.source if current else None,
         "updated": current.created if current else None,
@@ -129,7 +158,7 @@ def user_json(user: User) -> dict[str, Any]:
 def version_json(version: Version) -> dict[str, Any]:
     return {
         "profile": dict(version.profile.weights),
-        "strength": version.profile.strength,
+        "strength": version.strength,
         "method": version.method,
         "source": version.source,
         "created": version.created,

@@ -45,13 +45,17 @@ class Settings(BaseSettings):
     strict_users: bool = Field(default=False, description="An unknown user is an error instead of the default profile.")
     bounds: str = Field(default="", description='Floors and caps besides the band\'s, such as "harmless >= 0.3".')
 
+    zones: str = Field(
+        default="", description='Rewards that are enough for everybody, such as "concise=0:1" (adequate:desired).'
+    )
+
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 uses every core.")
     device: str = Field(default="cpu", description="Where to compute: cpu, cuda, cuda:1, mps.")
     dtype: str = Field(default="float32", description="float32, bfloat16 or float16.")
     max_rows: int = Field(default=64, ge=1, description="Rows of one forward; a mixture of K experts takes K.")
     memory_gib: float = Field(default=2.0, gt=0, description="Most memory for keys and values, in GiB.")
     prefill_chunk: int = Field(default=256, ge=1, description="Prompt tokens between two steps of decoding.")
-    max_waiting: int = Field(default=256, ge=0, description="Requests that may wait; more are told to come again.")
+    max_waiting: int = Field(default=256, ge=1, description="Requests that may wait; more are told to come again.")
 
     max_tokens: int = Field(default=1024, ge=1, description="Most tokens of one answer.")
     default_max_tokens: int = Field(default=256, ge=1, description="Of a request that names no number.")

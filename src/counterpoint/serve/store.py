@@ -5,7 +5,7 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from sqlalchemy import Row, Select, delete, func, select
@@ -28,12 +28,25 @@ INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.i
 
 @dataclass(frozen=True)
 class Version:
-    """A profile as it was at some time, and where it came from; `created` in seconds since 1970."""
+    """A profile as it was at some time, and where it came from; `created` in seconds since 1970.
+
+    The profile's strength counts where it is the version's `strength` alone.
+    """
 
     profile: Profile
     method: str | None
     source: Source
     created: int
+
+    @property
+    def strength(self) -> float | None:
+        """Of a profile that somebody set; choices and sentences tell directions alone."""
+        return self.profile.strength if self.source == "set" else None
+
+    def served(self, method: str, strengths: Mapping[str, float]) -> Profile:
+        """The profile as a method serves it: without a strength of its own at the one of `strengths`, or at 1."""
+        own = self.strength
+        return replace(self.profile, strength=strengths.get(method, 1.0) if own is None else own)
 
 
 @dataclass(frozen=True)

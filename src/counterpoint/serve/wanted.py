@@ -21,11 +21,12 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Asked:
-    """A method and a profile, and where the profile came from."""
+    """A method and a profile, and where the profile came from; `user` is whose it is, where it was stored so."""
 
     method: str
     profile: Profile | None
     source: Source
+    user: str | None = None
 
 
 def parse_model(name: str, known: tuple[str, ...], method: str) -> tuple[str, Profile | None]:
@@ -58,14 +59,16 @@ def asked(
     user: str | None,
     stored: Version | None,
     default: tuple[Profile | None, str],
+    strengths: Mapping[str, float],
 ) -> Asked:
     """The body's profile wins over the model name's, that over the stored person's, and that over the default.
 
-    `strength` wins over the strength of whichever it is. The stored person's method is for the model `default`.
+    `strength` wins over the strength of whichever it is. The stored person's method is for the model `default`, and
+    where their profile was learned its strength is what did best with the method (`strengths`).
     """
     method, named = parse_model(model, known, (stored and stored.method) or default[1])
     given = None if profile is None else parse_profile(profile, known)
-    of_user = stored.profile if stored else None
+    of_user = stored.served(method, strengths) if stored else None
     found: list[tuple[Source, Profile | None]] = [("request", given), ("model", named), ("user", of_user)]
     source, wanted = next((pair for pair in found if pair[1] is not None), ("default", default[0]))
     if source == "user" and wanted:
@@ -74,7 +77,7 @@ def asked(
         if wanted is None:
             raise Refused("strength says how much of a profile; give a profile as well", param="strength")
         wanted = parse_profile(replace(wanted, strength=strength), known)
-    return Asked(method, wanted, source)
+    return Asked(method, wanted, source, user if source == "user" and strength is None else None)
 
 
 def _check_stored(user: str | None, profile: Profile, known: tuple[str, ...]) -> None:
@@ -88,11 +91,20 @@ def _check_stored(user: str | None, profile: Profile, known: tuple[str, ...]) ->
 
 
 async def plan_of(worker: Worker, asked: Asked) -> Plan:
-    """The plan; controllers and gates may be read only now, which must not happen during a step."""
+    """The plan; controllers and gates may be read only now, which must not happen during a step.
+
+    Raises CounterpointError for a profile that the method cannot serve, `Refused` with 409 for one that was stored so.
+    """
     band = worker.band
-    if asked.method in ("mope", *KINDS):
-        return await worker.call(lambda: read_plan(band, asked.profile, asked.method))
-    return band.plan(asked.profile, asked.method)
+    try:
+        if asked.method in ("mope", *KINDS):
+            return await worker.call(lambda: read_plan(band, asked.profile, asked.method))
+        return band.plan(asked.profile, asked.method)
+    except CounterpointError as error:
+        if asked.user is None or isinstance(error, Refused):
+            raise
+        said = f"the stored profile of user {asked.user!r}: {error}"
+        raise Refused(said, 409, "profile_outdated", "user") from None
 
 
 def read_plan(band: Band, profile: Profile | None, method: str) -> Plan:

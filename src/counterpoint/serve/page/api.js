@@ -28,7 +28,7 @@ export async function* stream(path, body, signal) {
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const event = JSON.parse(data);
-    if (event.error) throw new Failure(event.error.message, Number(event.error.code) || 500);
+    if (event.error) throw new Failure(event.error.message, 500);
     yield event;
   }
   throw new Failure("The answer was cut off: the server went away. Try again.");

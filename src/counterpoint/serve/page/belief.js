@@ -16,9 +16,9 @@ export async function loadBelief() {
 
 export function showBelief(belief) {
   const { choices, profile } = belief;
-  const button = element("button", { type: "button", id: "use", disabled: !choices || !profile, onclick: use(profile) },
+  const button = element("button", { type: "button", id: "use", disabled: !profile, onclick: use(profile) },
     "Use this profile");
-  const told = choices ? profile ?? "none yet: no choice speaks for a dimension" : "";
+  const told = profile ?? (choices ? "none yet: no choice speaks for a dimension" : "");
   find("belief").replaceChildren(
     element("p", {}, verdict(belief)),
     bars(Object.entries(belief.dimensions)),
@@ -31,8 +31,8 @@ const use = profile => () => {
   find("tab-ask").click();
 };
 
-function verdict({ choices, sure, settled }) {
-  if (!choices) return "No choices yet; this is where everybody starts.";
+function verdict({ choices, sure, settled, profile }) {
+  if (!choices) return `No choices yet; this is ${profile ? "what your sentence says" : "where everybody starts"}.`;
   const amount = `${choices} choice${choices === 1 ? "" : "s"}`;
   const how = `${percent(sure)} sure that this profile suits you about as well as any could, after ${amount}.`;
   return settled ? `Settled: ${how}` : `Not settled: ${how} More choices will tell.`;

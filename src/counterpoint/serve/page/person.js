@@ -15,7 +15,7 @@ export function watchPerson() {
 async function load() {
   if (!named()) return;
   const person = await ask("GET", path(""));
-  if (person.profile) setProfile(person.profile, person.strength);
+  if (person.profile) setProfile(person.profile, person.strength ?? undefined); // one that was learned has no strength
   const versions = `${person.versions} version${person.versions === 1 ? "" : "s"}`;
   find("person-says").textContent = person.profile
     ? `The profile of ${person.user} is on the sliders (${versions}, ${person.choices} choices).`
