@@ -46,6 +46,21 @@ def test_scores_of_the_answers_are_what_is_learned_from(tune_in: Callable[..., A
     assert set(found["rows"][0]["a"]) == {"terse", "warm"}
 
 
+def test_more_than_is_desired_tells_nothing(tune_in: Callable[..., Any]) -> None:
+    """Every answer has fewer than a million characters, which is what this zone is content with."""
+    rewards = ["--reward", "terse=-length", "--reward", "warm=regex:e", "--zone", "terse=-2e6:-1e6"]
+    found = numbers(tune_in("11", "--json", "--prompt", "Hello", *rewards))
+    assert abs(found["weights"]["terse"]["weight"]) < 0.1
+    assert found["rows"][0]["a"]["terse"] <= 0, "what is kept are the scores themselves"
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_first_choice(tune_in: Callable[..., Any]) -> None:
+    code, _, errors = tune_in("1", "--prompt", "Hello", "--out", "/proc/choices.json")
+    assert code == 2
+    assert "/proc/choices.json" in errors
+    assert "1. Hello" not in errors
+
+
 def test_a_kept_session_goes_on(tune_in: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "choices.json"
     once = numbers(tune_in("1212", "--json", "--prompt", "Hello"))
@@ -86,6 +101,9 @@ def test_mistakes_are_one_line(tune_in: Callable[..., Any], tmp_path: Path) -> N
         (["--out", alien], "its choices are of dimensions ['x']"),
         (["--out", tmp_path / "a.txt"], "ends with .json"),
         (["--choices", -1], "expected 0 or more"),
+        (["--sentence", " "], "--sentence: says nothing"),
+        (["--zone", "terse=0:1"], "name some with --reward"),
+        (["--reward", "terse=-length", "--reward", "warm=regex:e", "--zone", "terse=1"], "expected NAME=ADEQUATE"),
         (["--reward", "terse=-length"], "two dimensions or more; found terse"),
     ):
         code, _, errors = tune_in("1", *arguments)

@@ -174,27 +174,28 @@ def warmer(server: "Served", user: str, **body: Any) -> None:
     post(server, "/v1/feedback", 201, user=user, pair=pair, choice=choice)
 
 
-def test_regression_what_was_learned_is_served_by_every_method(server: "Served") -> None:
+def test_regression_what_was_learned_is_served_by_every_method(
+    server: "Served", monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The band's best strength for soup is beyond what mixture-prob can do: a learned profile takes neither along."""
-    strengths = server.band.file.strengths
-    server.band.file.strengths = {**strengths, "soup": 3.0}
-    try:
-        for choices in range(1, 41):
-            warmer(server, "mia", method="mixture-prob")
-            user = server.http.get("/v1/users/mia").json()
-            if choices >= 20 and user["source"]:
-                break
-        assert (user["source"], user["strength"]) == ("learned", None)
-        for method, strength in (("soup", 3.0), ("mixture-prob", 1.0), ("mixture-log", 1.0), ("route", 1.0)):
-            asked: Any = {"model": method, "messages": MESSAGES, "max_tokens": 2, "user": "mia"}
-            told = post(server, "/v1/chat/completions", **asked)["counterpoint"]
-            assert (told["source"], told["strength"]) == ("user", strength)
-    finally:
-        server.band.file.strengths = strengths
+    monkeypatch.setitem(server.band.file.strengths, "soup", 3.0)
+    for choices in range(1, 41):
+        warmer(server, "mia", method="mixture-prob")
+        user = server.http.get("/v1/users/mia").json()
+        if choices >= 20 and user["source"]:
+            break
+    assert (user["source"], user["strength"]) == ("learned", None)
+    for method, strength in (("soup", 3.0), ("mixture-prob", 1.0), ("mixture-log", 1.0), ("route", 1.0)):
+        asked: Any = {"model": method, "messages": MESSAGES, "max_tokens": 2, "user": "mia"}
+        told = post(server, "/v1/chat/completions", **asked)["counterpoint"]
+        assert (told["source"], told["strength"]) == ("user", strength)
 
 
 def test_what_can_never_be_served_is_not_stored(server: "Served") -> None:
-    for body in ({"method": "pmol"}, {"method": "mixture-prob", "strength": 2}, {"strength": 1e30}):
+    bodies: list[dict[str, Any]] = [
+        {"method": "pmol"}, {"method": "mixture-prob", "strength": 2}, {"strength": 1e30},
+    ]  # fmt: skip
+    for body in bodies:
         reply = server.http.put("/v1/users/never/profile", json={"profile": "warm", **body})
         assert reply.status_code == 400, reply.text
     assert server.http.get("/v1/users/never").status_code == 404

@@ -469,11 +469,14 @@ def terser(page: Page) -> str:
     return "ab"[scores.index(max(scores))]
 
 
-def test_a_sentence_becomes_a_profile(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sentence_becomes_a_profile_and_where_learning_starts(
+    page: Page, place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard = {"terse": Heard(1.0, 0.6, 0.9), "warm": Heard(0.0, 0.1, 0.4), "exact": Heard(0.5, 0.3, 0.55)}
     reading = Reading(Profile({"terse": 1.0, "exact": 0.5}), heard, ("what of tea",), ("not so warm",))
     monkeypatch.setattr("counterpoint.serve.learning.read_sentence", lambda *_: reading)
     monkeypatch.setattr("counterpoint.serve.learning.embedder", lambda: None)
+    page.fill("#user", "said")
     page.click("#tab-choose")
     page.fill("#sentence", "I am a nurse, keep it short")
     page.keyboard.press("Enter")
@@ -486,6 +489,9 @@ def test_a_sentence_becomes_a_profile(page: Page, monkeypatch: pytest.MonkeyPatc
     assert "Uncertain: “not so warm”." in told
     page.click("#use-sentence")
     assert [page.input_value(f"#weight-{name}") for name in ("terse", "warm", "exact")] == ["1", "0", "0.5"]
+    page.click("#start-sentence")
+    page.wait_for_selector("#belief:has-text('No choices yet; this is what your sentence says.')")
+    assert place.http.get("/v1/users/said").json()["source"] == "sentence"
 
 
 def test_letters_that_are_typed_are_no_choices(page: Page, place: Any) -> None:

@@ -64,7 +64,8 @@ __all__ = [
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2, never in a traceback."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle threads sleep instead of spinning
+    if sys.argv[1:2] != ["serve"]:  # a server has its machine to itself: threads that spin are 1.5 times as fast
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch loads: idle threads sleep instead
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

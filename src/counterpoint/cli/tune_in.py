@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from counterpoint.profiles.elicit import Belief
     from counterpoint.profiles.sentence import Reading
     from counterpoint.profiles.tuning import Features, Pairs, Tuning, Verdict
+    from counterpoint.profiles.zone import Zone
 
 PROMPTS = (
     "How do I keep bread fresh?", "What should I see in a new city?", "Why is the sky blue?",
@@ -42,6 +43,7 @@ PROMPTS = (
 KEYS = {"1": 1.0, "2": 0.0, "=": 0.5}
 REWARDS = "rewards"
 PAIRS = "Which two are shown: information, those that tell most; thompson, two draws of what may be wanted."
+ZONES = 'Rewards that are enough, in the scorers\' units: "concise=0:1", adequate:desired; more adds nothing.'
 BAR, REACH = 20, 2.0
 """Width of a bar, and the weight that fills it."""
 Row = dict[str, Any]
@@ -69,7 +71,10 @@ def tune_in(
     prompt: Annotated[list[str] | None, typer.Option(help="What to answer; once for each.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file of prompts (.txt, .jsonl).")] = None,
     reward: Annotated[list[str] | None, typer.Option(help="As in score; unless given, the band's rewards.")] = None,
-    sentence: Annotated[str, typer.Option(help='Start from what a person says: "I am a nurse, keep it short".')] = "",
+    sentence: Annotated[
+        str | None, typer.Option(help='Start from what a person says: "I am a nurse, keep it short".')
+    ] = None,
+    zone: Annotated[str, typer.Option(help=ZONES)] = "",
     choices: Annotated[int, typer.Option(help="Stop after so many choices, if not sure before.")] = 25,
     pairs: Annotated[Literal["information", "thompson"], typer.Option(help=PAIRS)] = "information",
     method: Annotated[str, typer.Option(help="How the experts are combined.")] = "soup",
@@ -87,11 +92,14 @@ def tune_in(
 
     if choices < 0:
         raise CounterpointError(f"--choices {choices}: expected 0 or more")
+    if sentence is not None and not sentence.strip():
+        raise CounterpointError("--sentence: says nothing; say what the person wants, or leave it out")
     rows = read_rows(to)
     loaded = load_band(band, threads, device, dtype)
     scorers = load_scorers(band, reward or [], device)
-    tuning, reading = start(loaded, scorers, sentence)
+    tuning, reading = start(loaded, scorers, sentence, zone)
     check_same(rows, tuning, to)
+    keep(to, tuning, rows)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
     session = Session(loaded, tuning, scorers, method, loaded.file.strengths.get(method, 1.0), pairs, sampling)
     if reading is not None:
@@ -116,7 +124,9 @@ def load_scorers(folder: Path, reward: Sequence[str], device: str) -> list[Rewar
     return load_rewards(folder / REWARDS, device) if (folder / REWARDS).is_dir() else []
 
 
-def start(band: "Band", scorers: Sequence[RewardFn], sentence: str) -> "tuple[Tuning, Reading | None]":
+def start(
+    band: "Band", scorers: Sequence[RewardFn], sentence: str | None, zone: str
+) -> "tuple[Tuning, Reading | None]":
     """The session of a band: over the dimensions that are scored and served, from a sentence if there is one."""
     from counterpoint.profiles.tuning import tuning_of
 
@@ -127,10 +137,19 @@ def start(band: "Band", scorers: Sequence[RewardFn], sentence: str) -> "tuple[Tu
     features: Features = "rewards" if scorers else "profiles"
     if not scorers:
         say("no rewards score the answers: what is learned is which profiles are preferred (--reward names some)")
-    if not sentence:
-        return tuning_of(dimensions, features), None
+    zones = zones_of(zone, names if scorers else [])
+    if sentence is None:
+        return tuning_of(dimensions, features, zones=zones), None
     reading, prior = read(sentence, dimensions)
-    return tuning_of(dimensions, features, prior), reading
+    return tuning_of(dimensions, features, prior, zones), reading
+
+
+def zones_of(text: str, scored: Sequence[str]) -> "dict[str, Zone]":
+    from counterpoint.profiles.zone import parse_zones
+
+    if text.strip() and not scored:
+        raise CounterpointError("--zone: zones are in the units of rewards; name some with --reward")
+    return parse_zones(text, scored)
 
 
 def read(sentence: str, dimensions: Sequence[Dimension]) -> "tuple[Reading, Belief]":

@@ -22,7 +22,7 @@ from counterpoint.serve.learning import Learner
 from counterpoint.serve.people import UserRoute
 from counterpoint.serve.replies import ERRORS
 from counterpoint.serve.seen import seen_of
-from counterpoint.serve.store import Feedback, Kind, Version, check_user, new_id
+from counterpoint.serve.store import Feedback, Kind, check_user, new_id, strength_for
 from counterpoint.serve.streams import Growing
 from counterpoint.serve.unserved import mistake
 from counterpoint.serve.wanted import Asked, check_method, effective, header, plan_of
@@ -200,7 +200,7 @@ async def pair(request: Request, user: str, body: PairBody) -> PairReply:
     method = body.method or (before and before.method) or state.default[1]
     check_method(method)
     seen_of(request).method = method
-    strength = strength_of(state, before, method)
+    strength = strength_for(before, method, state.band.file.strengths)
     profiles = await run_in_threadpool(drawn, state.learner, owner, user, strength)
     prompt = chat_prompt(state.band, body.messages)
     whose = user if before and before.strength is not None else None
@@ -253,12 +253,6 @@ def score(request: Request, body: ScoreBody) -> ScoreReply:
 async def heard(state: State, stream: Stream, answers: Sequence[Answering]) -> None:
     async for index, said in news(state.worker, stream):
         answers[index].hear(said)
-
-
-def strength_of(state: State, before: Version | None, method: str) -> float:
-    """The person's own where they have one, else what did best with the method."""
-    own = before.strength if before else None
-    return state.band.file.strengths.get(method, 1.0) if own is None else own
 
 
 def drawn(learner: Learner, owner: str, user: str, strength: float) -> list[Profile]:

@@ -1,11 +1,13 @@
 """`/v1/users`: the people of a key, their profiles and all that is stored of them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.routing import APIRoute
+from pydantic import model_validator
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match
 from starlette.types import Scope
@@ -15,6 +17,7 @@ from counterpoint.profiles.parse import names_strength
 from counterpoint.serve.app_state import owner_of, state_of
 from counterpoint.serve.errors import Refused
 from counterpoint.serve.store import Store, User, Version
+from counterpoint.serve.unserved import only_served, whole_characters
 from counterpoint.serve.wanted import Asked, check_method, plan_of
 from counterpoint.serve.wire import Asking
 from counterpoint.types import Profile
@@ -43,6 +46,10 @@ router = APIRouter(route_class=UserRoute, tags=["people"])
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
+RESETS = ("strength", "method")
+"""Fields of a profile's body in which null is not as good as nothing."""
+
+
 class ProfileBody(Asking):
     """A profile as text, such as `concise=0.7, friendly`, or as weights by dimension.
 
@@ -52,6 +59,13 @@ class ProfileBody(Asking):
     profile: str | dict[str, float]
     strength: float | None = None
     method: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _served(cls, body: Any) -> Any:
+        read = only_served(whole_characters(body), cls.model_fields)
+        resets = [name for name in RESETS if isinstance(body, Mapping) and name in body and body[name] is None]
+        return {**read, **dict.fromkeys(resets)} if resets else read
 
 
 @router.get("/v1/users")

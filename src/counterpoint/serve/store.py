@@ -5,7 +5,7 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from sqlalchemy import Row, Select, delete, func, select
@@ -43,10 +43,11 @@ class Version:
         """Of a profile that somebody set; choices and sentences tell directions alone."""
         return self.profile.strength if self.source == "set" else None
 
-    def served(self, method: str, strengths: Mapping[str, float]) -> Profile:
-        """The profile as a method serves it: without a strength of its own at the one of `strengths`, or at 1."""
-        own = self.strength
-        return replace(self.profile, strength=strengths.get(method, 1.0) if own is None else own)
+
+def strength_for(version: Version | None, method: str, strengths: Mapping[str, float]) -> float:
+    """At which strength a method serves a person: their own, else what did best with it (`strengths`), else 1."""
+    own = version.strength if version else None
+    return strengths.get(method, 1.0) if own is None else own
 
 
 @dataclass(frozen=True)

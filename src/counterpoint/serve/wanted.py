@@ -10,7 +10,7 @@ from counterpoint.decode.band import METHODS, Band
 from counterpoint.profiles import format_profile, parse_profile, unknown_name
 from counterpoint.profiles.bounds import acting, coefficients
 from counterpoint.serve.errors import Broken, Refused
-from counterpoint.serve.store import Version
+from counterpoint.serve.store import Version, strength_for
 from counterpoint.serve.worker import Worker
 from counterpoint.types import CounterpointError, Profile
 
@@ -68,7 +68,7 @@ def asked(
     """
     method, named = parse_model(model, known, (stored and stored.method) or default[1])
     given = None if profile is None else parse_profile(profile, known)
-    of_user = stored.served(method, strengths) if stored else None
+    of_user = replace(stored.profile, strength=strength_for(stored, method, strengths)) if stored else None
     found: list[tuple[Source, Profile | None]] = [("request", given), ("model", named), ("user", of_user)]
     source, wanted = next((pair for pair in found if pair[1] is not None), ("default", default[0]))
     if source == "user" and wanted:
