@@ -183,6 +183,8 @@ def test_a_band_is_read_anew(serve: Callable[..., AbstractContextManager[Any]], 
         assert server.http.post(CHAT, json=asked).status_code == 400
         add_expert(mine, adapter, Expert("blunt", "blunt"))
         set_bounds(mine, "exact >= 0.2")
+        from_a_page = server.http.post("/v1/band/reload", headers={"Sec-Fetch-Site": "cross-site"})
+        assert (from_a_page.status_code, from_a_page.json()["error"]["code"]) == (403, "not_admin")
         reloaded = server.http.post("/v1/band/reload")
         assert reloaded.status_code == 200
         assert reloaded.json()["experts"] == ["terse", "warm", "exact", "blunt"]

@@ -174,9 +174,13 @@ def check_host(headers: Headers) -> None:
 
 
 def check_admin(request: Request) -> None:
-    """Refuse all but a key that was made with `--admin`, and this machine where no keys are asked for."""
+    """Refuse all but a key that was made with `--admin`, and this machine where no keys are asked for.
+
+    A browser on this machine may be sent by a page from elsewhere, which it then says.
+    """
     key: Key | None = getattr(request.state, "key", None)
-    if not (key.admin if key else is_local(request)):
+    sent = request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+    if not (key.admin if key else is_local(request) and not sent):
         raise Refused("this needs an admin's API key; see `counterpoint keys add --admin`", 403, "not_admin")
 
 
